@@ -1,0 +1,301 @@
+"""The fields of a study manifest, strictly: unknown fields, wrong types and loose numbers are refused.
+
+A manifest is data, never code: names from allowlists with plain arguments. MONAI would run text that starts with `$` as
+Python and follow `@` and `%` references, so such text is refused here, before anything can read it.
+
+Cross-checks (one field against another) are methods named `_check_*`; each raises a ValueError that says what to
+change.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from protocol.canonical import unb64
+from protocol.duo import OBLIGATIONS
+from protocol.manifest_fields import (
+    Arguments,
+    Country,
+    Day,
+    Digest,
+    Line,
+    Lines,
+    Name,
+    Part,
+    PublicKey,
+    Slug,
+    Term,
+    VerifierKey,
+    unique,
+)
+
+SCHEMA: Final = "consilium/manifest/1"
+"""The manifest format that this code reads and writes."""
+
+
+class Ethics(Part):
+    """An ethics committee's approval: its reference and the last day on which it is valid."""
+
+    ref: Line = Field(min_length=1, max_length=200)
+    expires: Day
+
+
+class Purpose(Part):
+    """What the study is for, as answers to the Data Use Ontology's questions."""
+
+    kind: Literal["general", "hmb", "disease", "poa"]
+    diseases: Annotated[tuple[Term, ...], AfterValidator(unique)]
+    methods: bool
+    commercial: bool
+    all_non_profit: bool
+    genetic: bool
+    ethics: Ethics | None
+    countries: Annotated[tuple[Country, ...], AfterValidator(unique)] = Field(min_length=1)
+    accepts: Annotated[tuple[str, ...], AfterValidator(unique)]
+
+    @model_validator(mode="after")
+    def _check_diseases(self) -> Purpose:
+        if self.kind == "disease" and not self.diseases:
+            raise ValueError("diseases: a study of kind disease names at least one")
+        if self.kind != "disease" and self.diseases:
+            raise ValueError(f"diseases: only a study of kind disease names diseases; kind is {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_accepts(self) -> Purpose:
+        for term in self.accepts:
+            if term not in OBLIGATIONS:
+                raise ValueError(f"accepts: only the obligations {', '.join(sorted(OBLIGATIONS))} can be accepted")
+        return self
+
+
+class Cohort(Part):
+    """Which images take part: DICOM modalities, and the fewest patients with which a hospital may run."""
+
+    modalities: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Z0-9]{1,16}$")], ...], AfterValidator(unique)] = (
+        Field(min_length=1)
+    )
+    min_patients: int = Field(ge=1)
+
+
+class Network(Part):
+    """A network of the hospital's allowlist. `constant` trains nothing; a hospital must allow it for itself."""
+
+    name: Name
+    args: Arguments
+
+
+class Input(Part):
+    """What a network sees: pixels (height, width), channels, and how intensities are mapped."""
+
+    size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
+    channels: int = Field(ge=1, le=16)
+    window: Literal["full", "dicom"]
+
+
+class Transform(Part):
+    """A transform of the hospital's allowlist."""
+
+    name: Name
+    args: Arguments
+
+
+class Optimiser(Part):
+    """The local optimiser; learning rate and weight decay are per step."""
+
+    name: Literal["adam", "adamw", "sgd"]
+    lr: float = Field(gt=0, le=10)
+    weight_decay: float = Field(ge=0, le=10)
+
+
+class Strategy(Part):
+    """How the sum becomes the next model: next = model + server_lr * weighted mean of the updates."""
+
+    name: Literal["fedavg"]
+    server_lr: float = Field(gt=0, le=10)
+
+
+class Stopping(Part):
+    """Training ends after max_rounds, or once the metric has not risen by min_delta for `patience` rounds (null: "
+    "never)."""
+
+    max_rounds: int = Field(ge=1, le=10_000)
+    patience: int | None = Field(ge=1, le=10_000)
+    min_delta: float = Field(ge=0, le=1)
+
+
+class EvaluationPlan(Part):
+    """Scores are binned into `bins` bins a class; only the securely summed bins leave."""
+
+    bins: int = Field(ge=2, le=1024)
+
+
+class SeedInitial(Part):
+    """The first model is drawn from a seed, by our own integer generator (initial_model.py)."""
+
+    kind: Literal["seed"]
+    seed: int = Field(ge=0)
+
+
+class PretrainedInitial(Part):
+    """The first model is a file whose digest stands here."""
+
+    kind: Literal["pretrained"]
+    model: Digest
+
+
+class Plan(Part):
+    """Training, as data."""
+
+    network: Network
+    input: Input
+    transforms: tuple[Transform, ...] = Field(max_length=64)
+    task: Literal["binary"]
+    loss: Literal["bce", "bce_logit_adjusted"]
+    optimiser: Optimiser
+    batch: int = Field(ge=1, le=4096)
+    local_epochs: int = Field(ge=1, le=1000)
+    strategy: Strategy
+    personalisation: Literal["none"]
+    stopping: Stopping
+    evaluation: EvaluationPlan
+    initial: Annotated[SeedInitial | PretrainedInitial, Field(discriminator="kind")]
+
+
+class Aggregation(Part):
+    """Secure aggregation: sizes, words on the wire, and the L2 bound `clip_norm` of one update."""
+
+    protocol: Literal["consilium-secagg/1"]
+    min_roster: int = Field(ge=3, le=254)
+    min_participants: int = Field(ge=2, le=254)
+    word_bits: Literal[32]
+    fraction_bits: int = Field(ge=1, le=30)
+    clip_norm: float = Field(gt=0, le=1e6)
+    sketch: Literal[False]
+    sparse_from: int = Field(ge=3)
+
+
+class Privacy(Part):
+    """Noise on the updates: none yet, and said so on the approval page."""
+
+    mode: Literal["none"]
+
+
+class Participant(Part):
+    """One hospital: its silo's name and key, and its fixed weight in the mean."""
+
+    silo: Slug
+    organisation: Line = Field(min_length=1, max_length=200)
+    country: Country
+    public: PublicKey
+    weight: int = Field(ge=1, le=1000)
+
+
+class Limits(Part):
+    """Seconds that a round may take up to the upload, and that a signed list is waited for afterwards."""
+
+    round_seconds: int = Field(ge=1)
+    unmask_seconds: int = Field(default=86_400, ge=1)
+
+
+class Dates(Part):
+    """First and last day of the study."""
+
+    start: Day
+    end: Day
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Dates:
+        if self.end < self.start:
+            raise ValueError("end: the study ends before it starts")
+        return self
+
+
+class Log(Part):
+    """The portal's audit log, named by its verifier key."""
+
+    vkey: VerifierKey
+
+
+class Witnesses(Part):
+    """Who cosigns the portal's log, and how many of them may be false."""
+
+    vkeys: Annotated[tuple[VerifierKey, ...], AfterValidator(unique)]
+    false: int = Field(default=0, ge=0)
+
+
+class Manifest(Part):
+    """One exact study. Its digest is the digest of its frozen bytes (manifest.freeze)."""
+
+    schema_: Literal["consilium/manifest/1"] = Field(alias="schema")
+    study: str = Field(pattern=r"^st-[a-z0-9][a-z0-9-]{0,62}$")
+    title: Line = Field(min_length=1, max_length=200)
+    summary: Lines = Field(max_length=4000)
+    purpose: Purpose
+    cohort: Cohort
+    plan: Plan
+    aggregation: Aggregation
+    privacy: Privacy
+    participants: tuple[Participant, ...] = Field(min_length=3, max_length=254)
+    limits: Limits
+    dates: Dates
+    log: Log
+    witnesses: Witnesses
+
+    @model_validator(mode="after")
+    def _check_participants(self) -> Manifest:
+        silos = [participant.silo for participant in self.participants]
+        if silos != sorted(set(silos)):
+            raise ValueError("participants: must be sorted by silo, each silo once")
+        if len({participant.public for participant in self.participants}) != len(silos):
+            raise ValueError("participants: two silos have the same key")
+        missing = {participant.country for participant in self.participants} - set(self.purpose.countries)
+        if missing:
+            raise ValueError(
+                f"purpose.countries: must also name the participants' countries {', '.join(sorted(missing))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Manifest:
+        if self.aggregation.min_roster > len(self.participants):
+            raise ValueError("aggregation.min_roster: more than there are participants")
+        if self.aggregation.min_participants > self.aggregation.min_roster:
+            raise ValueError(
+                "aggregation.min_participants: may be min_roster at most, or the smallest round could never end"
+            )
+        if self.witnesses.false and self.witnesses.false >= len(self.witnesses.vkeys):
+            raise ValueError("witnesses.false: must be less than the number of witnesses")
+        return self
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Manifest:
+        """Proves n * (clip_norm * max_weight * 2^fraction_bits + 1) < 2^(word_bits-1), exactly: no sum can wrap "
+        "around."""
+        heaviest = max(participant.weight for participant in self.participants)
+        one = Fraction(self.aggregation.clip_norm) * heaviest * 2**self.aggregation.fraction_bits + 1
+        if len(self.participants) * one >= 2 ** (self.aggregation.word_bits - 1):
+            raise ValueError(
+                f"aggregation.fraction_bits: {len(self.participants)} updates of length clip_norm and weight "
+                f"{heaviest} could overflow a sum of {self.aggregation.word_bits} bits; lower fraction_bits, clip_norm "
+                "or the weights"
+            )
+        return self
+
+    def participant(self, silo: str) -> Participant:
+        """The entry of `silo`. Raises KeyError where it takes no part."""
+        for participant in self.participants:
+            if participant.silo == silo:
+                return participant
+        raise KeyError(silo)
+
+    def public_keys(self) -> dict[str, bytes]:
+        """Each participant's Ed25519 public key (32 bytes), by silo."""
+        return {participant.silo: unb64(participant.public) for participant in self.participants}
+
+    def total_weight(self, members: frozenset[str] | set[str] | list[str] | tuple[str, ...]) -> int:
+        """The sum of the weights of `members`, the divisor of the mean. Raises KeyError for a stranger."""
+        return sum(self.participant(silo).weight for silo in set(members))

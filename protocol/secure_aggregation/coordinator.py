@@ -1,0 +1,242 @@
+"""The coordinator's side of a round: checks what silos send, and takes the masks off the sum.
+
+Pure: everything is computed from the signed envelopes that the portal stored, so no process holds state that matters.
+The portal could skip any check here; it would only harm itself, for each silo checks all of it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from protocol.messages import Bundles, Keys, ListSignature, Ready, Unmask, Update
+from protocol.secure_aggregation import sealing, sets
+from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.masking import Masks
+from protocol.secure_aggregation.parameters import RoundParameters, colluders
+from protocol.secure_aggregation.recovery import Rebuilder
+from protocol.secure_aggregation.sealing import SealingError
+from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
+from protocol.signing import Envelope
+
+
+@dataclass(frozen=True)
+class ReadyChoice:
+    """Which `ready` messages make the set R.
+
+    envelopes: of the members, to be relayed. members: sorted.
+    left_out: silo -> sorted names of those with whom it has no pair seed, as one could not open the other's bundle.
+    """
+
+    envelopes: tuple[Envelope, ...]
+    members: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """The masks that are left in the sum of the members' updates.
+
+    members: whose updates are summed.
+    bad_senders: silos proved to have sent a wrong share. suspects: silos of whom some did, where it cannot be told who
+    (see recovery.py). The masks are right in both cases.
+    """
+
+    parameters: RoundParameters
+    members: tuple[str, ...]
+    bad_senders: tuple[str, ...]
+    suspects: tuple[str, ...]
+    masks: Masks
+
+    def subtract(self, k: int, buffer: bytearray | memoryview) -> None:
+        """Take the masks off chunk k in place: from the sum of the members' masked chunks k, modulo 2^32 or 2^64.
+
+        Constant memory, any order, thread safe for different buffers.
+
+        Raises:
+            IndexError: there is no chunk k.
+            ValueError: the buffer has another length, or cannot be written.
+        """
+        kind, start, _ = self.parameters.chunk_range(k)
+        length = self.parameters.chunk_bytes(k)
+        with memoryview(buffer) as view:
+            if view.nbytes != length:
+                raise ValueError(f"chunk {k} has {length} bytes, the buffer {view.nbytes}")
+            self.masks.apply(view, kind, start)
+
+
+class Coordinator:
+    """Checks and arithmetic of one attempt. Every method raises `ProtocolViolation` for what does not fit."""
+
+    def __init__(self, parameters: RoundParameters) -> None:
+        self.parameters = parameters
+
+    # --- one message at a time, as it comes in: who sent it --------------------------------------------------------
+
+    def check_keys(self, envelope: Envelope) -> str:
+        """A signed, usable round key. Returns: the silo."""
+        message = sets.open_signed(self.parameters, Keys, envelope, None)
+        try:
+            sealing.check_public(message.hpke_public)
+        except SealingError as error:
+            raise ProtocolViolation("BAD_KEY", f"the round key of {message.silo}: {error}") from error
+        return message.silo
+
+    def roster(self, envelopes: Iterable[Envelope]) -> RosterView:
+        """The roster of all `keys` that came; at least min_roster."""
+        return sets.read_roster(self.parameters, envelopes)
+
+    def check_bundles(self, roster: RosterView, envelope: Envelope) -> str:
+        """One box for each other silo of the roster. Returns: the silo."""
+        message = sets.open_signed(self.parameters, Bundles, envelope, roster)
+        if set(message.boxes) != set(roster.members) - {message.silo}:
+            raise ProtocolViolation("BAD_MESSAGE", f"bundles of {message.silo}: not one box for each other silo")
+        return message.silo
+
+    def boxes_for(self, roster: RosterView, bundle_envelopes: Iterable[Envelope], silo: str) -> dict[str, bytes]:
+        """{sender: box} of all boxes for one silo."""
+        boxes = {}
+        for envelope in bundle_envelopes:
+            message = sets.open_signed(self.parameters, Bundles, envelope, roster)
+            if message.silo != silo and silo in message.boxes:
+                boxes[message.silo] = message.boxes[silo]
+        return boxes
+
+    def check_ready(self, roster: RosterView, envelope: Envelope) -> str:
+        """A `ready` whose list is the one that it names. Returns: the silo."""
+        message = sets.open_signed(self.parameters, Ready, envelope, roster)
+        sets.check_ready(roster, message)
+        return message.silo
+
+    def choose_ready(self, roster: RosterView, ready_envelopes: Iterable[Envelope]) -> ReadyChoice:
+        """The set R: all who are ready, without those who share no pair seed with another member.
+
+        Where two could not open each other's bundle one of them goes: whoever has most such partners, among equals the
+        one whose bundle more silos could not open, then the first by name.
+
+        Raises:
+            ProtocolViolation: SET_TOO_SMALL where too few are left.
+        """
+        ready: dict[str, tuple[Ready, Envelope]] = {}
+        for envelope in ready_envelopes:
+            message = sets.open_signed(self.parameters, Ready, envelope, roster)
+            sets.check_ready(roster, message)
+            ready[message.silo] = (message, envelope)
+        left_out: dict[str, tuple[str, ...]] = {}
+
+        def unopened(sender: str) -> set[str]:
+            return {silo for silo, (message, _) in ready.items() if silo != sender and sender not in message.senders}
+
+        while True:
+            partners = {
+                silo: unopened(silo) | (set(ready) - {silo} - set(message.senders))
+                for silo, (message, _) in ready.items()
+            }
+            worst = min(ready, key=lambda silo: (-len(partners[silo]), -len(unopened(silo)), silo), default=None)
+            if worst is None or not partners[worst]:
+                break
+            left_out[worst] = tuple(sorted(partners[worst]))
+            del ready[worst]
+        sets.check_size(self.parameters, roster, len(ready), "ready set")
+        members = tuple(sorted(ready))
+        return ReadyChoice(tuple(ready[silo][1] for silo in members), members, left_out)
+
+    def ready(self, roster: RosterView, ready_envelopes: Iterable[Envelope]) -> ReadyView:
+        """The set R of exactly these `ready` messages."""
+        return sets.read_ready(self.parameters, roster, ready_envelopes)
+
+    def check_update(self, roster: RosterView, ready_envelopes: Iterable[Envelope], envelope: Envelope) -> str:
+        """The last message of an upload; the caller compares its `chunks` with those that came. Returns: the silo."""
+        ready = self.ready(roster, ready_envelopes)
+        message = sets.open_signed(self.parameters, Update, envelope, roster)
+        sets.check_update(self.parameters, ready, message)
+        return message.silo
+
+    def list_of(
+        self, roster: RosterView, ready_envelopes: Iterable[Envelope], update_envelopes: Iterable[Envelope]
+    ) -> ListView:
+        """The list L1 that these `update` messages make."""
+        return sets.read_updates(self.parameters, roster, self.ready(roster, ready_envelopes), update_envelopes)
+
+    def check_list(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        update_envelopes: Iterable[Envelope],
+        envelope: Envelope,
+    ) -> str:
+        """A signature on the list that these `update` messages make. Returns: the silo."""
+        ready = self.ready(roster, ready_envelopes)
+        message = sets.open_signed(self.parameters, ListSignature, envelope, roster)
+        view = sets.check_list(self.parameters, roster, ready, message)
+        if view != sets.read_updates(self.parameters, roster, ready, update_envelopes):
+            raise ProtocolViolation("TWO_LISTS", f"{message.silo} signed another list")
+        return message.silo
+
+    def check_unmask(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        envelope: Envelope,
+    ) -> str:
+        """Shares for exactly the signed list. Returns: the silo."""
+        ready = self.ready(roster, ready_envelopes)
+        view = sets.read_lists(self.parameters, roster, ready, list_envelopes)
+        return self._open_unmask(roster, ready, view, envelope).silo
+
+    def _open_unmask(self, roster: RosterView, ready: ReadyView, view: ListView, envelope: Envelope) -> Unmask:
+        message = sets.open_signed(self.parameters, Unmask, envelope, roster)
+        if message.silo not in ready.members:
+            raise ProtocolViolation("OUTSIDE_PARENT", f"{message.silo} is not in the ready set")
+        wanted = (set(view.members), set(ready.members) - set(view.members))
+        if (set(message.self_shares), set(message.list_shares)) != wanted:
+            raise ProtocolViolation("OTHER_SET", f"the shares of {message.silo} are not those of the signed list")
+        return message
+
+    # --- the sum -----------------------------------------------------------------------------------------------------
+
+    def recover(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        unmask_envelopes: Sequence[Envelope],
+    ) -> Removal:
+        """Rebuild the self masks of the list's members and the pair seeds of those who fell out after `ready`.
+
+        Raises:
+            NotEnoughShares: fewer than t shares of a secret fit; wait for more `unmask` messages.
+            ProtocolViolation: LIST_UNREADABLE names a silo that fell out and whose list does not open.
+        """
+        ready = self.ready(roster, ready_envelopes)
+        view = sets.read_lists(self.parameters, roster, ready, list_envelopes)
+        messages = {
+            message.silo: message
+            for message in (self._open_unmask(roster, ready, view, envelope) for envelope in unmask_envelopes)
+        }
+        rebuilder, ctx = (
+            Rebuilder(roster, colluders(len(roster.members), self.parameters.min_participants)),
+            self.parameters.ctx,
+        )
+        own = []
+        for silo in view.members:
+            shares = {sender: message.self_shares[silo] for sender, message in messages.items()}
+            own.append(rebuilder.rebuild("self", silo, shares, ctx=ctx, signed=ready.ready[silo].self_hash))
+        plus: list[bytes] = []
+        minus: list[bytes] = []
+        for silo in sorted(set(ready.members) - set(view.members)):
+            shares = {sender: message.list_shares[silo] for sender, message in messages.items()}
+            key = rebuilder.rebuild("list", silo, shares, ctx=ctx, signed=ready.ready[silo].list_hash)
+            try:
+                seeds = sealing.open_list(ready.ready[silo].list_box, key=key, ctx=ctx, roster=roster.digest, silo=silo)
+            except SealingError as error:
+                raise ProtocolViolation("LIST_UNREADABLE", f"{error}; the round cannot be summed") from error
+            for member in view.members:
+                index = roster.index(member)
+                # A member added the seed it shares with a later silo, and subtracted that with an earlier one.
+                (plus if silo > member else minus).append(seeds[32 * index : 32 * index + 32])
+        # What was added is subtracted now, and the other way round.
+        masks = Masks.build(ctx, self_minus=own, pair_plus=minus, pair_minus=plus)
+        suspects = tuple(sorted(rebuilder.suspects - rebuilder.bad))
+        return Removal(self.parameters, view.members, tuple(sorted(rebuilder.bad)), suspects, masks)

@@ -1,0 +1,90 @@
+"""Rebuilding secrets from shares where some may be wrong: find t that fit the signed hash, name the others.
+
+Naming must not be turned against an honest silo. Liars who work together can send shares that lie with those of some
+honest silos on another polynomial through the same secret; the remaining honest shares then look wrong. Let m shares
+come and e not lie on the polynomial that was found. If it is not the true one, the two meet at 0, where the hash fits,
+and so in at most t-2 shares; then at least m - e - (t-2) of the silos lied. Where that is more than the c silos against
+whom the study is protected, the e are named; else all senders are suspects. The rebuilt secret is right in any case.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from protocol.secure_aggregation import sealing, shamir
+from protocol.secure_aggregation.errors import NotEnoughShares
+from protocol.secure_aggregation.sets import RosterView
+
+Secret = Literal["self", "list"]
+
+MAX_TRIES: Final = 5000
+"""Choices of t shares that are tried for one secret: all of them for rosters up to 15."""
+
+
+@dataclass
+class Rebuilder:
+    """Rebuilds the secrets of one attempt and remembers who sent shares that do not fit.
+
+    liars: c, how many silos may work together.
+    bad: silos proved to have sent a wrong share; they are asked last for the next secret.
+    suspects: silos of whom some sent a wrong share, where it cannot be told who.
+    """
+
+    roster: RosterView
+    liars: int
+    bad: set[str] = field(default_factory=set)
+    suspects: set[str] = field(default_factory=set)
+
+    def rebuild(self, what: Secret, owner: str, shares: Mapping[str, bytes], *, ctx: bytes, signed: str) -> bytes:
+        """The secret of `owner`.
+
+        Parameters:
+            what: b ("self") or K ("list").
+            shares: sender -> share of 32 bytes.
+            signed: the hash that `owner` signed in `ready`.
+
+        Raises:
+            NotEnoughShares: no t of the shares rebuild it; `bad` names who was proved wrong before, `suspects` all
+                senders of these shares.
+        """
+        t = self.roster.threshold
+        points = {self.roster.index(sender) + 1: sender for sender in sorted(shares, key=lambda s: (s in self.bad, s))}
+        if len(points) >= t:
+            for choice in choices(list(points), t):
+                used = {x: shares[points[x]] for x in choice}
+                secret = shamir.interpolate(used)
+                if sealing.binding(what, secret, ctx=ctx, silo=owner) == signed:
+                    self._blame({x: shares[sender] for x, sender in points.items()}, used)
+                    return secret
+        enough = len(points) >= t
+        raise NotEnoughShares(
+            f"the {what} secret of {owner}: {len(points)} shares came, {t} that fit its signed hash are needed"
+            + (f"; at least one of {', '.join(sorted(shares))} sent a wrong share" if enough else ""),
+            bad=self.bad,
+            suspects=shares if enough else (),
+        )
+
+    def _blame(self, came: Mapping[int, bytes], used: Mapping[int, bytes]) -> None:
+        odd = {x for x, share in came.items() if shamir.interpolate(used, x) != share}
+        proved = len(came) - len(odd) - (self.roster.threshold - 2) > self.liars
+        names = {self.roster.members[x - 1] for x in (odd if proved else came)}
+        if odd and proved:
+            self.bad |= names
+        elif odd:
+            self.suspects |= names
+
+
+def choices(points: list[int], t: int) -> Iterator[tuple[int, ...]]:
+    """Choices of t points: all of them where they are few, else MAX_TRIES that everybody would try alike."""
+    if math.comb(len(points), t) <= MAX_TRIES:
+        yield from itertools.combinations(points, t)
+        return
+    yield tuple(points[:t])
+    draw = random.Random(0)
+    for _ in range(MAX_TRIES):
+        yield tuple(draw.sample(points, t))

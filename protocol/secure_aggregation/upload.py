@@ -1,0 +1,116 @@
+"""Step 4 of a silo's round: the quantised update goes into the journal, then out under its masks, chunk by chunk."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol import canonical
+from protocol.messages import Update
+from protocol.secure_aggregation.attempt import Attempt
+from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.masking import Masks, masked
+from protocol.secure_aggregation.records import envelope_in, envelope_out
+from protocol.signing import Envelope
+
+
+class Upload(Attempt):
+    """`begin_update()`, `masked_chunk(k)`, `finish_update()`."""
+
+    # --- 4. update ---------------------------------------------------------------------------------------------------
+
+    @property
+    def update_begun(self) -> bool:
+        """Whether the journal holds the update, so that nothing may be quantised again in this attempt."""
+        return self._records.read("words") is not None
+
+    def begin_update(self, words: NDArray[np.uint32], tail: NDArray[np.uint64]) -> None:
+        """Journal the quantised update; only then may a chunk leave. Never a second vector under the same masks.
+
+        Parameters:
+            words: shape d, uint32: the quantised body.
+            tail: shape t, uint64.
+
+        Raises:
+            ProtocolViolation: SECOND_UPDATE where another vector was journaled; BAD_UPDATE for another shape or type.
+        """
+        with self._lock:
+            self._secrets("begin_update()")
+            self._records.need("ready", "begin_update()")
+            if words.shape != (self.parameters.words,) or words.dtype != np.dtype("<u4"):
+                raise ProtocolViolation("BAD_UPDATE", f"the body must be {self.parameters.words} words of 32 bits")
+            if tail.shape != (self.parameters.tail,) or tail.dtype != np.dtype("<u8"):
+                raise ProtocolViolation("BAD_UPDATE", f"the tail must be {self.parameters.tail} words of 64 bits")
+            chunks = []
+            for k in range(self.parameters.chunk_count):
+                kind, start, stop = self.parameters.chunk_range(k)
+                chunks.append((words if kind == "body" else tail)[start:stop])
+            if self._records.read("words") is None:
+                if self._records.chunk(0) is not None:
+                    self._records.drop_chunks()
+                for k, chunk in enumerate(chunks):
+                    self._records.put_chunk(k, chunk.tobytes())
+                self._records.write("words", {"chunks": len(chunks)})
+            elif any(self._records.chunk(k) != chunk.tobytes() for k, chunk in enumerate(chunks)):
+                raise ProtocolViolation(
+                    "SECOND_UPDATE",
+                    "another update was journaled in this attempt; two under one mask leak their difference",
+                )
+
+    def masked_chunk(self, k: int) -> bytes:
+        """Chunk k under its masks; always the same bytes. May be called in any order and from several threads.
+
+        Raises:
+            ProtocolViolation: OUT_OF_STAGE before `begin_update`.
+            IndexError: there is no chunk k.
+        """
+        self._check_current()
+        self.parameters.chunk_range(k)
+        masks = self._need_masks()
+        words = self._records.chunk(k)
+        if words is None:
+            raise ProtocolViolation("ROUND_OVER", "the words of this attempt are gone")
+        if len(words) != self.parameters.chunk_bytes(k):
+            raise ProtocolViolation("BAD_UPDATE", f"the journaled chunk {k} has another length; it is not sent")
+        chunk, digest = masked(self.parameters, masks, k, words)
+        self._digests[k] = digest
+        return chunk
+
+    def finish_update(self) -> Envelope:
+        """Sign R and the digests of all chunks; chunks that this process did not mask are masked again."""
+        with self._lock:
+            self._secrets("finish_update()")
+            self._records.need("words", "finish_update()")
+            record = self._records.read("update")
+            if record is None:
+                for k in range(self.parameters.chunk_count):
+                    if k not in self._digests:
+                        self.masked_chunk(k)
+                ready = self._need_ready("finish_update()")
+                sent = self._seal(
+                    Update,
+                    roster=self._need_roster("finish_update()").digest,
+                    ready_set=ready.digest,
+                    members=ready.members,
+                    chunks=tuple(self._digests[k] for k in range(self.parameters.chunk_count)),
+                )
+                record = {"sent": envelope_out(sent)}
+                self._records.write("update", record)
+            return envelope_in(record["sent"])
+
+    def _need_masks(self) -> Masks:
+        with self._lock:
+            if self._masks is None:
+                own = self._secrets("masked_chunk()")
+                self._records.need("words", "masked_chunk()")
+                opened = self._records.need("bundles", "masked_chunk()")["opened"]
+                others = [silo for silo in self._need_ready("masked_chunk()").members if silo != self.silo]
+                seeds = {silo: canonical.unb64(opened[silo]["seed"]) for silo in others}
+                # Members are sorted as the roster is, so names compare like indices.
+                self._masks = Masks.build(
+                    self._ctx,
+                    self_plus=[canonical.unb64(own["self"])],
+                    pair_plus=[seed for silo, seed in seeds.items() if silo > self.silo],
+                    pair_minus=[seed for silo, seed in seeds.items() if silo < self.silo],
+                )
+            return self._masks

@@ -1,0 +1,122 @@
+"""The server step: from the published sum to the next model, the same bits at every hospital and at the portal.
+
+    next_k = state_k + float32(int32(sum_k)) * scale          scale = float32(server_lr / (total_weight *
+    2^fraction_bits))
+
+Each of conversion, multiplication and addition is one numpy float32 operation on its own, in this order, so each rounds
+once by IEEE 754 and no compiler may fuse two of them. Work goes block by block (256 KiB), so memory is constant and
+`out` may be a memory map, or the state itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.model_state import BLOCK, Vector
+
+MAX_FRACTION_BITS: Final = 30
+
+
+class ServerStepError(ValueError):
+    """A step that cannot be taken: arguments that do not fit, or a sum out of range. Names positions, never values."""
+
+
+def scale(*, fraction_bits: int, total_weight: int, server_lr: float = 1.0) -> np.float32:
+    """What one unit of the summed fixed-point words adds to a weight.
+
+    Parameters: fraction_bits: 1 to 30. total_weight: the sum of the weights of the silos in the sum, at least 1.
+    server_lr: finite, above 0.
+    Raises: ServerStepError.
+    """
+    if type(fraction_bits) is not int or not 1 <= fraction_bits <= MAX_FRACTION_BITS:
+        raise ServerStepError(f"fraction_bits must be a whole number from 1 to {MAX_FRACTION_BITS}")
+    if type(total_weight) is not int or not 1 <= total_weight < 2**31:
+        raise ServerStepError("total_weight must be a whole number from 1 on")
+    if not math.isfinite(server_lr) or server_lr <= 0:
+        raise ServerStepError("server_lr must be a finite number above 0")
+    # One division of two numbers that a float64 holds exactly, then one rounding to float32.
+    value = np.float32(float(server_lr) / float(total_weight * 2**fraction_bits))
+    if not np.isfinite(value) or value < np.finfo(np.float32).tiny:
+        raise ServerStepError("the scale of the step lies outside the range of float32")
+    return value
+
+
+def word_bound(weights: Iterable[int], *, clip_norm: float, fraction_bits: int) -> int:
+    """The largest absolute value that a word of an honest sum can have: the sum over the silos in it of
+    clip_norm * weight * 2^fraction_bits + 1 (the 1 is the stochastic rounding)."""
+    return sum(math.floor(Fraction(clip_norm) * weight * 2**fraction_bits) + 1 for weight in weights)
+
+
+def check_range(summed: NDArray[np.uint32], bound: int, *, offset: int = 0) -> None:
+    """Raises ServerStepError, naming the position, where a word's absolute value passes `bound`.
+
+    Parameters: summed: uint32[any], two's complement. offset: the position of its first word, for the message.
+    """
+    _check_words(summed)
+    for start in range(0, summed.size, BLOCK):
+        signed = summed[start : start + BLOCK].view("<i4").astype(np.int64)
+        beyond = np.flatnonzero(np.abs(signed) > bound)
+        if beyond.size:
+            raise ServerStepError(f"word {offset + start + int(beyond[0])} of the sum is out of range")
+
+
+def apply(
+    state_vector: Vector,
+    summed: NDArray[np.uint32],
+    *,
+    fraction_bits: int,
+    total_weight: int,
+    server_lr: float = 1.0,
+    out: Vector | None = None,
+) -> Vector:
+    """The next state's vector.
+
+    Parameters: state_vector: float32[d]. summed: uint32[d], the sum mod 2^32 of the silos' weighted updates in two's
+    complement with `fraction_bits` binary places. total_weight: the sum of the weights of the silos in it. out:
+    float32[d] to fill, possibly a memory map or `state_vector` itself; None makes a new array.
+    Returns: `out`.
+    Raises: ServerStepError where shapes, types or numbers do not fit, where the result is not finite (then `out` is
+    partly written and must be thrown away), or where this thread rounds tiny numbers to zero.
+    """
+    _check_words(summed)
+    target: Vector = np.empty(state_vector.shape, dtype="<f4") if out is None else out
+    for name, array in (("state_vector", state_vector), ("out", target)):
+        if array.dtype != np.dtype("<f4") or array.shape != summed.shape:
+            raise ServerStepError(f"{name} must be float32 with the sum's length, {summed.size}")
+    factor = scale(fraction_bits=fraction_bits, total_weight=total_weight, server_lr=server_lr)
+    _check_arithmetic()
+    step = np.empty(min(BLOCK, summed.size), dtype="<f4")
+    with np.errstate(over="ignore", invalid="ignore"):  # judged by the check below, which also sees a NaN that came in
+        for start in range(0, summed.size, BLOCK):
+            block = slice(start, min(start + BLOCK, summed.size))
+            part = step[: block.stop - start]
+            np.copyto(part, summed[block].view("<i4"), casting="same_kind")
+            np.multiply(part, factor, out=part)
+            np.add(state_vector[block], part, out=target[block])
+            if not bool(np.isfinite(target[block]).all()):
+                raise ServerStepError(
+                    f"the next model has a value that is not finite, in words {start} to {block.stop - 1}"
+                )
+    return target
+
+
+def _check_words(summed: NDArray[np.uint32]) -> None:
+    if summed.dtype != np.dtype("<u4") or summed.ndim != 1:
+        raise ServerStepError("the sum must be one row of uint32 words, little-endian")
+
+
+def _check_arithmetic() -> None:
+    """Some libraries switch a whole thread to flush subnormal numbers to zero; then bits would differ between "
+    "hospitals."""
+    smallest = np.full(1, np.finfo(np.float32).smallest_subnormal, dtype="<f4")
+    if np.multiply(smallest, np.float32(1.0)).view("<u4")[0] != 1:
+        raise ServerStepError(
+            "this process rounds tiny numbers to zero (a library switched it on), so its models would differ from the "
+            "others': start it without that library"
+        )

@@ -1,0 +1,222 @@
+"""A whole round in memory: n hospitals, a portal that relays what a test lets it relay, and a journal that can crash."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+
+from protocol.messages import Update
+from protocol.secure_aggregation import Coordinator, JournalConflict, ProtocolViolation, RoundParameters, SiloRound
+from protocol.signing import Envelope, SigningKey
+
+MODEL = "sha256:" + "a" * 64
+MANIFEST = "sha256:" + "b" * 64
+NAMES = tuple(f"site-{number:02}" for number in range(1, 13))
+KEYS = {name: SigningKey.from_bytes(bytes([number]) * 32) for number, name in enumerate(NAMES, start=1)}
+
+
+class Killed(Exception):
+    """The process died at this point."""
+
+
+class MemoryJournal:
+    """A journal that keeps everything in memory, and kills its process before or after a chosen put."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+        self.puts = 0
+        self.kill_at: tuple[int, str] | None = None
+
+    def put(self, key: str, value: bytes) -> None:
+        self.puts += 1
+        if self.kill_at == (self.puts, "before"):
+            raise Killed(key)
+        if self.rows.setdefault(key, bytes(value)) != value:
+            raise JournalConflict(key)
+        if self.kill_at == (self.puts, "after"):
+            raise Killed(key)
+
+    def get(self, key: str) -> bytes | None:
+        return self.rows.get(key)
+
+    def forget(self, prefix: str) -> None:
+        for key in [key for key in self.rows if key.startswith(prefix)]:
+            del self.rows[key]
+
+    def copy(self) -> MemoryJournal:
+        return copy.deepcopy(self)
+
+
+class World:
+    """n hospitals in one attempt. Each step takes who acts and, where it matters, what the portal relays to whom."""
+
+    names = NAMES
+    keys = KEYS
+    Journal = MemoryJournal
+    Killed = Killed
+
+    def __init__(self, n: int = 4, *, words: int = 50, tail: int = 3, seed: int = 0, **other: object) -> None:
+        settings = {
+            "study": "st-abc",
+            "manifest": MANIFEST,
+            "round": 1,
+            "attempt": 0,
+            "model": MODEL,
+            "participants": {name: KEYS[name].public for name in NAMES[:n]},
+            "min_roster": 3,
+            "min_participants": 3,
+            "words": words,
+            "tail": tail,
+        }
+        self.known: dict[str, object] = {key: other.pop(key) for key in ("known_partners", "min_known") if key in other}
+        self.settings = settings | other
+        self.silos = NAMES[:n]
+        self.journals = {name: MemoryJournal() for name in self.silos}
+        draw = np.random.default_rng(seed)
+        self.updates = {
+            name: (
+                draw.integers(0, 2**32, words, dtype="<u4", endpoint=False),
+                draw.integers(0, 2**64, tail, dtype="<u8", endpoint=False),
+            )
+            for name in self.silos
+        }
+        self.attempt()
+
+    def attempt(self, **other: object) -> None:
+        """Begin another attempt, with the same journals."""
+        self.settings |= other
+        self.parameters = RoundParameters(**self.settings)
+        self.coordinator = Coordinator(self.parameters)
+        self.machines = {name: self.rebuild(name) for name in self.silos}
+        self.mail: dict[str, dict[str, Envelope]] = {
+            kind: {} for kind in ("keys", "bundles", "ready", "update", "list", "unmask")
+        }
+        self.chunks: dict[str, list[bytes]] = {}
+
+    def rebuild(self, name: str) -> SiloRound:
+        """The silo as it is after a crash: only its journal is left."""
+        machine = SiloRound(self.parameters, silo=name, key=KEYS[name], journal=self.journals[name], **self.known)
+        return machine
+
+    # --- one step of one silo; what it needs is taken from the mail --------------------------------------------------
+
+    def relayed(self, kind: str, names: Iterable[str] | None = None) -> list[Envelope]:
+        """The messages of one kind, of all who sent one or of `names`."""
+        found = self.mail[kind]
+        return [found[name] for name in (found if names is None else names)]
+
+    @property
+    def roster(self):
+        return self.coordinator.roster(self.relayed("keys"))
+
+    def step_keys(self, name: str) -> None:
+        self.mail["keys"][name] = self.machines[name].keys()
+
+    def step_bundles(self, name: str) -> None:
+        self.mail["bundles"][name] = self.machines[name].accept_roster(self.relayed("keys"))
+
+    def step_ready(self, name: str) -> None:
+        boxes = self.coordinator.boxes_for(self.roster, self.relayed("bundles"), name)
+        self.mail["ready"][name] = self.machines[name].accept_bundles(boxes)
+
+    def step_update(self, name: str) -> None:
+        machine = self.machines[name]
+        machine.accept_ready(self.relayed("ready"))
+        machine.begin_update(*self.updates[name])
+        self.chunks[name] = [machine.masked_chunk(k) for k in range(self.parameters.chunk_count)]
+        self.mail["update"][name] = machine.finish_update()
+
+    def step_list(self, name: str) -> None:
+        self.mail["list"][name] = self.machines[name].sign_list(self.relayed("update"))
+
+    def step_unmask(self, name: str) -> None:
+        self.mail["unmask"][name] = self.machines[name].unmask(self.relayed("list"))
+
+    def play(self, *steps: str, who: Iterable[str] | None = None) -> World:
+        """All of `who` (default: all silos) do these steps, one step after the other."""
+        names = list(self.silos if who is None else who)
+        for step in steps:
+            for name in names:
+                getattr(self, f"step_{step}")(name)
+        return self
+
+    # --- what the portal computes ------------------------------------------------------------------------------------
+
+    def check_all(self) -> None:
+        """The coordinator checks every message as it would when it came in."""
+        check, roster = self.coordinator, self.roster
+        ready, updates, lists = self.relayed("ready"), self.relayed("update"), self.relayed("list")
+        for name in self.mail["keys"]:
+            assert check.check_keys(self.mail["keys"][name]) == name
+        for name in self.mail["bundles"]:
+            assert check.check_bundles(roster, self.mail["bundles"][name]) == name
+        for name in self.mail["ready"]:
+            assert check.check_ready(roster, self.mail["ready"][name]) == name
+        for name, envelope in self.mail["update"].items():
+            assert check.check_update(roster, ready, envelope) == name
+            import hashlib
+
+            digests = ["sha256:" + hashlib.sha256(chunk).hexdigest() for chunk in self.chunks[name]]
+            assert list(Update.parse(envelope.payload).chunks) == digests
+        for name in self.mail["list"]:
+            assert check.check_list(roster, ready, updates, self.mail["list"][name]) == name
+        for name in self.mail["unmask"]:
+            assert check.check_unmask(roster, ready, lists, self.mail["unmask"][name]) == name
+
+    def removal(self, names: Iterable[str] | None = None):
+        """The masks that are left in the sum, from the unmask messages of `names`."""
+        return self.coordinator.recover(
+            self.roster, self.relayed("ready"), self.relayed("list"), self.relayed("unmask", names)
+        )
+
+    def sum(self, removal) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of the members' chunks without masks: body (uint32) and tail (uint64)."""
+        body, tail = [], []
+        for k in range(self.parameters.chunk_count):
+            kind = self.parameters.chunk_range(k)[0]
+            dtype = "<u4" if kind == "body" else "<u8"
+            total = np.zeros(self.parameters.chunk_bytes(k) // np.dtype(dtype).itemsize, dtype=dtype)
+            for name in removal.members:
+                total += np.frombuffer(self.chunks[name][k], dtype=dtype)
+            removal.subtract(k, memoryview(total))
+            (body if kind == "body" else tail).append(total)
+        empty = [np.zeros(0)]
+        return np.concatenate(body or empty), np.concatenate(tail or empty)
+
+    def plain(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The plain sums, by integers without limit."""
+        words = [self.updates[name] for name in names]
+        body = [sum(int(row[0][i]) for row in words) % 2**32 for i in range(self.parameters.words)]
+        tail = [sum(int(row[1][i]) for row in words) % 2**64 for i in range(self.parameters.tail)]
+        return np.array(body, dtype=np.uint64), np.array(tail, dtype=np.uint64)
+
+    def assert_sum(self, names: Iterable[str], unmaskers: Iterable[str] | None = None) -> None:
+        """The unmasked sum is the plain sum over exactly `names`."""
+        names = sorted(names)
+        removal = self.removal(unmaskers)
+        assert list(removal.members) == names
+        for found, wanted in zip(self.sum(removal), self.plain(names), strict=True):
+            assert found.tolist() == wanted.tolist()
+
+
+@pytest.fixture(scope="session")
+def world() -> type[World]:
+    """The class, so that each test builds its own."""
+    return World
+
+
+def _refused(code: str, call: Callable[..., object], *arguments: object) -> str:
+    """The call raises a ProtocolViolation with this code; returns its sentence."""
+    with pytest.raises(ProtocolViolation) as caught:
+        call(*arguments)
+    assert caught.value.code == code, caught.value
+    return caught.value.sentence
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """refused(code, call, *arguments): the call raises a ProtocolViolation with this code."""
+    return _refused
