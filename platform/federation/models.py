@@ -1,0 +1,271 @@
+"""The rows of a round. A round's state machine is rebuilt from them: `Round.stage` plus the messages that came in.
+
+Round 1 --- n Seat           the silos that were asked, with their last sign of life
+Round 1 --- n RoundMessage   the signed messages, one a (round, kind, silo)
+Round 1 --- n ChunkReceipt   the pieces of masked updates that lie in the chunk store
+Round 1 --- n SumChunk       the pieces of the sum that are done
+Round 1 --- 1 RoundResult    what the masked tail said about the model that came in
+Study 1 --- n GlobalModel    the models, number 0 first
+Study 1 --- n UploadedModel  what its owner uploaded for it to start from
+Study 1 --- 1 StudyRun       how many rounds failed in a row, and why training ended
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from django.db import models
+from django.utils import timezone
+
+
+class Purpose(models.TextChoices):
+    """What a round is for."""
+
+    INITIAL = "initial", "agree on the first model"
+    TRAIN = "train", "train"
+    EVALUATE = "evaluate", "evaluate the last model"
+
+
+class Stage(models.TextChoices):
+    """What the portal waits for. A stage only changes by `UPDATE ... WHERE stage = <expected>`."""
+
+    KEYS = "keys", "keys"
+    BUNDLES = "bundles", "sealed bundles"
+    READY = "ready", "ready"
+    UPDATE = "update", "updates"
+    LIST = "list", "signed lists"
+    UNMASK = "unmask", "unmasking"
+    SUM = "sum", "the sum"
+    STATE = "state", "the next state"
+    FINISHED = "finished", "finished"
+    FAILED = "failed", "failed"
+
+
+CLOSED = (Stage.FINISHED, Stage.FAILED)
+
+
+class StudyRun(models.Model):
+    """What the federation knows about a study besides its rounds; one row, made when the study is activated.
+
+    Fields:
+        failures_in_row: failed rounds since the last finished one or since a person resumed the study; three pause it.
+        stop_cause: why training ended: "max_rounds" or "plateau".
+    """
+
+    study = models.OneToOneField("governance.Study", on_delete=models.PROTECT, related_name="run")
+    activated_at = models.DateTimeField(default=timezone.now)
+    resumed_at = models.DateTimeField(null=True)
+    failures_in_row = models.PositiveSmallIntegerField(default=0)
+    stop_cause = models.CharField(max_length=64, blank=True, default="")
+
+
+class Round(models.Model):
+    """One attempt at one round. `key` (`{study}.{number}.{attempt}`) is its name in URLs.
+
+    Fields:
+        number: 0 for the first model, then 1, 2, ...; attempt: from 1.
+        manifest_digest: that of the manifest, so that a message is checked without a join.
+        newest: true for the last round announced in its study, false for all before.
+        model_digest: "sha256:.." of the model that goes in; null while the first model is being agreed on.
+        model_length: words of the update, d; 0 where no update is asked for.
+        announced, roster, ready_set, members: sorted silo names; null until the stage that fixes them.
+        total_weight: sum of the members' fixed weights (manifest).
+        stage_at, deadline_at: when the present stage began and when it ends at the latest.
+        failure: {"code", "sentence"} where the round failed.
+        faults: [{"silo", "code", "sentence"}] what was wrong with single silos, in a round that went on.
+        sum: the published facts (digest, words, tail, chunks, members, total_weight).
+        sum_envelope: these facts, signed with the portal's answer key.
+        bytes_up: bytes of chunks received.
+        worked_at: when tasks for the sum were last sent, so that the sweep sends them again only after a while.
+    """
+
+    study = models.ForeignKey("governance.Study", on_delete=models.PROTECT, related_name="rounds")
+    manifest = models.ForeignKey("governance.Manifest", on_delete=models.PROTECT, related_name="rounds")
+    manifest_digest = models.CharField(max_length=71)
+    key = models.CharField(max_length=80, unique=True)
+    number = models.PositiveIntegerField()
+    attempt = models.PositiveIntegerField()
+    purpose = models.CharField(max_length=8, choices=Purpose)
+    stage = models.CharField(max_length=8, choices=Stage)
+    newest = models.BooleanField(default=True)
+    model_digest = models.CharField(max_length=71, null=True)  # noqa: DJ001 - null says that there is none yet
+    model_length = models.PositiveBigIntegerField(default=0)
+    announced = models.JSONField()
+    roster = models.JSONField(null=True)
+    ready_set = models.JSONField(null=True)
+    members = models.JSONField(null=True)
+    total_weight = models.PositiveBigIntegerField(null=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    stage_at = models.DateTimeField(default=timezone.now)
+    deadline_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    worked_at = models.DateTimeField(null=True)
+    failure = models.JSONField(null=True)
+    faults = models.JSONField(default=list)
+    sum = models.JSONField(null=True)
+    sum_envelope = models.JSONField(null=True)
+    sum_digest = models.CharField(max_length=71, null=True)  # noqa: DJ001
+    next_model_digest = models.CharField(max_length=71, null=True)  # noqa: DJ001
+    bytes_up = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        ordering = ("study_id", "number", "attempt")
+        constraints = (
+            models.UniqueConstraint(fields=("study", "number", "attempt"), name="round_once"),
+            models.UniqueConstraint(fields=("study",), condition=models.Q(newest=True), name="round_one_newest"),
+        )
+        indexes = (models.Index(fields=("stage",), name="round_stage"),)
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.stage})"
+
+    @property
+    def is_open(self) -> bool:
+        return self.stage not in CLOSED
+
+
+class Seat(models.Model):
+    """One silo that was asked to take part in one round.
+
+    `seen_at` is its last signed heartbeat for this round (null: none yet); `working_on` the stage that it named there.
+    """
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="seats")
+    silo = models.ForeignKey("organisations.Silo", on_delete=models.PROTECT, related_name="seats")
+    seen_at = models.DateTimeField(null=True)
+    working_on = models.CharField(max_length=32, blank=True, default="")
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "silo"), name="seat_once"),)
+
+
+class RoundMessage(models.Model):
+    """One signed message of a silo. The same message again changes nothing; another one for the same place is refused.
+
+    `late`: it came after its stage was over, was checked and kept, and nothing was derived from it.
+    """
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="messages")
+    kind = models.CharField(max_length=8)
+    silo = models.ForeignKey("organisations.Silo", on_delete=models.PROTECT, related_name="round_messages")
+    envelope = models.JSONField()
+    digest = models.CharField(max_length=71)
+    late = models.BooleanField(default=False)
+    received_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "kind", "silo"), name="message_once"),)
+
+
+class ChunkReceipt(models.Model):
+    """One piece of a silo's masked update that lies in the chunk store; `digest` is of its bytes."""
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="chunks")
+    silo = models.ForeignKey("organisations.Silo", on_delete=models.PROTECT, related_name="chunks")
+    index = models.PositiveIntegerField()
+    digest = models.CharField(max_length=71)
+    size = models.PositiveBigIntegerField()
+    received_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "silo", "index"), name="chunk_once"),)
+
+
+class SumChunk(models.Model):
+    """One piece of the round's sum that lies in the chunk store, masks removed; `digest` is of its bytes."""
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="sum_chunks")
+    index = models.PositiveIntegerField()
+    digest = models.CharField(max_length=71)
+    size = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "index"), name="sum_chunk_once"),)
+
+
+class SiloStage(models.Model):
+    """When a silo said, by heartbeat, that it entered a stage of its own (gate, training, ...): for the lanes."""
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="silo_stages")
+    silo = models.ForeignKey("organisations.Silo", on_delete=models.PROTECT, related_name="stages")
+    stage = models.CharField(max_length=32)
+    entered_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "silo", "stage"), name="silo_stage_once"),)
+
+
+class GlobalModel(models.Model):
+    """One model of a study: number 0 first, then one a finished training round.
+
+    Fields:
+        digest: "sha256:.." of the file's bytes (ModelState.to_bytes); path: relative to the folder of models.
+        length: number of shared weights, d; header: bytes before the vector in the file.
+        states: the t State envelopes of silos that signed this digest; an announcement carries them.
+    """
+
+    study = models.ForeignKey("governance.Study", on_delete=models.PROTECT, related_name="models")
+    digest = models.CharField(max_length=71)
+    number = models.PositiveIntegerField()
+    round = models.ForeignKey(Round, on_delete=models.PROTECT, null=True, related_name="made_models")
+    length = models.PositiveBigIntegerField()
+    size = models.PositiveBigIntegerField()
+    path = models.CharField(max_length=200)
+    states = models.JSONField(default=list)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("study_id", "number")
+        constraints = (models.UniqueConstraint(fields=("study", "number"), name="model_number_once"),)
+        indexes = (models.Index(fields=("digest",), name="model_digest"),)
+
+
+class UploadedModel(models.Model):
+    """A model that the owner of a study uploaded for it, so that it may start from it; the file is in the model store.
+
+    Digests are public: only what was uploaded for a study, by somebody who has the file, may be named in its plan.
+    """
+
+    study = models.ForeignKey("governance.Study", on_delete=models.PROTECT, related_name="uploaded_models")
+    digest = models.CharField(max_length=71)
+    size = models.PositiveBigIntegerField()
+    tensors = models.PositiveIntegerField()
+    length = models.PositiveBigIntegerField()
+    uploaded_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("study", "digest"), name="uploaded_once"),)
+
+
+class RoundResult(models.Model):
+    """What the silos' own test patients said about the model that came into the round, from the summed tail only."""
+
+    round = models.OneToOneField(Round, on_delete=models.CASCADE, related_name="result")
+    model_number = models.PositiveIntegerField(default=0)
+    loss = models.FloatField(null=True)
+    auc_mean = models.FloatField(null=True)
+    auc_std = models.FloatField(null=True)
+    auc_pooled = models.FloatField(null=True)
+    silos_with_auc = models.PositiveIntegerField(default=0)
+    histograms = models.JSONField(default=list)
+
+
+class SiloMetric(models.Model):
+    """A silo's own AUC in clear, in millionths, where its hospital's policy allows sharing; null: one class only."""
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="metrics")
+    silo = models.ForeignKey("organisations.Silo", on_delete=models.PROTECT, related_name="metrics")
+    auc_micro = models.PositiveIntegerField(null=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "silo"), name="metric_once"),)
+
+
+def round_key(study: str, number: int, attempt: int) -> str:
+    """The round's name in URLs: `{study}.{number}.{attempt}`."""
+    return f"{study}.{number}.{attempt}"
+
+
+def utc(moment: datetime) -> str:
+    """RFC 3339 with milliseconds and Z, as in every message of the node API."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""Reading: what a silo has to do (`assignments`), and who approved (`approvals`)."""

@@ -1,0 +1,133 @@
+"""What the approved manifest says about rounds, read once a process: a manifest never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from federation.models import Purpose, Round
+from governance.models import Manifest
+from protocol.canonical import unb64
+from protocol.evaluation import tail_length
+from protocol.manifest import parse_manifest
+from protocol.secure_aggregation.coordinator import Coordinator
+from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.sets import ReadyView, RosterView
+from protocol.signing import Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The parts of a manifest that rounds need.
+
+    participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
+    clip_norm: L2 bound of an update; fraction_bits: of the fixed-point words; tail: 64-bit words.
+    patience: rounds without a gain of min_delta in AUC that end the training, None: never.
+    seed: of the first model, or None where `pretrained` names its digest.
+    """
+
+    study: str
+    digest: str
+    participants: Mapping[str, bytes]
+    weights: Mapping[str, int]
+    hospitals: Mapping[str, str]
+    min_roster: int
+    min_participants: int
+    fraction_bits: int
+    clip_norm: float
+    server_lr: float
+    tail: int
+    max_rounds: int
+    patience: int | None
+    min_delta: float
+    round_seconds: int
+    unmask_seconds: int
+    seed: int | None
+    pretrained: str | None
+
+
+def read_facts(body: bytes, digest: str) -> Facts:
+    """The facts of a frozen manifest. Raises ManifestError for bytes that are none."""
+    manifest = parse_manifest(body)
+    plan, aggregation = manifest.plan, manifest.aggregation
+    initial = plan.initial
+    return Facts(
+        study=manifest.study,
+        digest=digest,
+        participants={each.silo: unb64(each.public) for each in manifest.participants},
+        weights={each.silo: each.weight for each in manifest.participants},
+        hospitals={each.silo: each.organisation for each in manifest.participants},
+        min_roster=aggregation.min_roster,
+        min_participants=aggregation.min_participants,
+        fraction_bits=aggregation.fraction_bits,
+        clip_norm=aggregation.clip_norm,
+        server_lr=plan.strategy.server_lr,
+        tail=tail_length(plan.evaluation.bins),
+        max_rounds=plan.stopping.max_rounds,
+        patience=plan.stopping.patience,
+        min_delta=plan.stopping.min_delta,
+        round_seconds=manifest.limits.round_seconds,
+        unmask_seconds=manifest.limits.unmask_seconds,
+        seed=initial.seed if initial.kind == "seed" else None,
+        pretrained=initial.model if initial.kind == "pretrained" else None,
+    )
+
+
+@lru_cache(maxsize=256)
+def facts_of(digest: str) -> Facts:
+    """The facts of the manifest with this digest; the first call in a process reads it from the database."""
+    return read_facts(bytes(Manifest.objects.values_list("body", flat=True).get(digest=digest)), digest)
+
+
+def parameters_of(item: Round) -> RoundParameters:
+    """What all parties of this attempt agree on."""
+    facts = facts_of(item.manifest_digest)
+    return RoundParameters(
+        study=item.study_id,
+        manifest=facts.digest,
+        round=item.number,
+        attempt=item.attempt,
+        model=item.model_digest,
+        participants=facts.participants,
+        min_roster=facts.min_roster,
+        min_participants=facts.min_participants,
+        words=item.model_length if item.purpose == Purpose.TRAIN else 0,
+        tail=facts.tail,
+    )
+
+
+class RememberingCoordinator(Coordinator):
+    """A coordinator that verifies each roster and each set R once a process: both are fixed once they are made."""
+
+    def __init__(self, parameters: RoundParameters) -> None:
+        super().__init__(parameters)
+        self._rosters: dict[tuple[Envelope, ...], RosterView] = {}
+        self._ready: dict[tuple[Envelope, ...], ReadyView] = {}
+
+    def roster(self, envelopes: Iterable[Envelope]) -> RosterView:
+        """As the parent's, remembered for the very same envelopes."""
+        signed = tuple(envelopes)
+        if signed not in self._rosters:
+            self._rosters = {signed: super().roster(signed)}
+        return self._rosters[signed]
+
+    def ready(self, roster: RosterView, ready_envelopes: Iterable[Envelope]) -> ReadyView:
+        """As the parent's, remembered for the very same envelopes (which name their roster)."""
+        signed = tuple(ready_envelopes)
+        if signed not in self._ready:
+            self._ready = {signed: super().ready(roster, signed)}
+        return self._ready[signed]
+
+
+_coordinators: dict[str, RememberingCoordinator] = {}
+
+
+def coordinator_of(item: Round) -> Coordinator:
+    """The protocol's portal side for this attempt; those of the last few rounds are kept."""
+    found = _coordinators.get(item.key)
+    if found is None:
+        while len(_coordinators) >= 16:
+            _coordinators.pop(next(iter(_coordinators)), None)
+        found = _coordinators[item.key] = RememberingCoordinator(parameters_of(item))
+    return found

@@ -1,0 +1,214 @@
+"""A silo's signed message comes in: checked, stored once, and the round goes on in the same transaction.
+
+Steps of a reception:
+  1. The round exists and the silo was asked to take part in it; the row is locked.
+  2. The same message again is granted and changes nothing; another one in its place is refused.
+  3. The round is in the stage that takes this kind.
+  4. The content is verified: signature by the key in the manifest, of this attempt, and what the protocol demands.
+  5. It is stored, with its evidence entry where something left the hospital.
+  6. The round advances if this was what it waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from django.db import transaction
+
+from evidence.services import record
+from federation.models import Purpose, Round, RoundMessage, SiloMetric, Stage
+from federation.services import advance, stages
+from federation.services.chunks import check_chunks
+from federation.services.errors import Refused, bad_message, not_yours, out_of_stage
+from federation.services.facts import Facts, coordinator_of, facts_of, parameters_of
+from federation.services.lookup import round_for
+from federation.services.mail import Letter, Mail, read_mail
+from organisations.models import Silo
+from portal.actors import Subject, silo_actor
+from protocol import messages
+from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.signing import Envelope, SignatureError
+
+TAKES: Mapping[str, Stage] = {
+    "keys": Stage.KEYS,
+    "bundles": Stage.BUNDLES,
+    "ready": Stage.READY,
+    "update": Stage.UPDATE,
+    "list": Stage.LIST,
+    "unmask": Stage.UNMASK,
+    "state": Stage.STATE,
+}
+"""Kind of message -> the stage that waits for it."""
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "keys": ("keys", "refusal"),
+    "bundles": ("keys", "bundles", "refusal"),
+    "ready": ("keys", "ready", "bundles", "refusal"),
+    "update": ("keys", "ready", "update", "refusal"),
+    "list": ("keys", "ready", "update", "list", "refusal"),
+    "unmask": ("keys", "ready", "update", "list", "unmask", "refusal"),
+    "state": ("state", "refusal"),
+    "metrics": ("metrics",),
+}
+"""Kind of message -> the kinds that are read to check it and to go on."""
+
+KINDS = frozenset({*NEEDS, "refusal"})
+"""All kinds that `message_receive` takes."""
+ORDER = (Stage.KEYS, Stage.BUNDLES, Stage.READY, Stage.UPDATE, Stage.LIST, Stage.UNMASK, Stage.SUM, Stage.STATE)
+LATE = ("list", "unmask", "state")
+"""These stages go on at t answers; what comes after is checked, kept and marked late."""
+
+
+class Reception(NamedTuple):
+    """What became of a message. `new` is False where it was there already."""
+
+    stage: str
+    new: bool
+
+
+@transaction.atomic
+def message_receive(*, round_key: str, kind: str, silo: Silo, envelope: object) -> Reception:
+    """Take one message of `kind` from `silo`. `envelope`: the JSON object of a DSSE envelope.
+
+    Raises Refused: NOT_YOUR_STUDY, OUT_OF_STAGE, MESSAGE_DIFFERS, BAD_MESSAGE, CHUNKS_MISSING.
+    """
+    # 1
+    item = round_for(round_key, silo, lock=True)
+    facts = facts_of(item.manifest_digest)
+    try:
+        signed = Envelope.from_dict(envelope)
+    except SignatureError as error:
+        raise bad_message(str(error)) from None
+    # 2
+    mail = read_mail(item, NEEDS[kind] if kind in NEEDS else _needs_of_refusal(item))
+    before = mail.letter(kind, silo.name)
+    if before is not None:
+        if before.digest == signed.digest:
+            return Reception(item.stage, new=False)
+        raise Refused("MESSAGE_DIFFERS", f"Another '{kind}' of your silo is already stored for round {item.key}.")
+    # 3
+    late = _check_stage(item, kind)
+    # 4
+    content = _check(item, kind, silo, signed, mail, facts)
+    # 5
+    now = stages.now()
+    RoundMessage.objects.create(
+        round=item, kind=kind, silo=silo, envelope=signed.as_dict(), digest=signed.digest, late=late, received_at=now
+    )
+    _note(item, kind, silo, signed, content)
+    mail.add(kind, Letter(silo.name, None, signed.digest, late), signed)
+    # 6
+    if late or kind == "metrics":
+        return Reception(item.stage, new=True)
+    if not advance.round_advance(item, mail=mail, facts=facts, now=now):
+        stages.tell(item, ())
+    return Reception(item.stage, new=True)
+
+
+def _needs_of_refusal(item: Round) -> tuple[str, ...]:
+    """A refusal may end any stage, so it needs what that stage needs."""
+    kind = next((name for name, stage in TAKES.items() if stage == item.stage), None)
+    return NEEDS[kind] if kind else ("refusal",)
+
+
+def _check_stage(item: Round, kind: str) -> bool:
+    """Whether the message is late. Raises Refused (OUT_OF_STAGE) where the round does not take it any more, or yet."""
+    if item.stage == Stage.FAILED:
+        raise out_of_stage(item.key, kind, item.stage)
+    if kind == "metrics":
+        if item.purpose == Purpose.INITIAL:
+            raise out_of_stage(item.key, kind, item.stage)
+        return False
+    if kind == "refusal":
+        if item.stage in (Stage.SUM, Stage.FINISHED):
+            raise out_of_stage(item.key, kind, item.stage)
+        return False
+    wanted = TAKES[kind]
+    if item.stage == wanted:
+        return False
+    if kind in LATE and (item.stage == Stage.FINISHED or _rank(item, item.stage) > _rank(item, wanted)):
+        return True
+    raise out_of_stage(item.key, kind, item.stage)
+
+
+def _rank(item: Round, stage: str) -> int:
+    # The first model is signed first and made by the portal after.
+    if item.purpose == Purpose.INITIAL and stage in (Stage.STATE, Stage.SUM):
+        return int(stage == Stage.SUM)
+    return ORDER.index(Stage(stage))
+
+
+def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, facts: Facts) -> Any:
+    """The verified content of a message (the sender's name for those that the coordinator checks)."""
+    coordinator = coordinator_of(item)
+    try:
+        if kind == "keys":
+            sender = coordinator.check_keys(signed)
+        elif kind in ("bundles", "ready", "update", "list", "unmask"):
+            if silo.name not in (item.roster or ()):
+                raise not_yours(f"The roster of round {item.key}")
+            sender = _check_in_roster(item, kind, signed, mail)
+        else:
+            return _open(item, kind, silo, signed, facts)
+    except ProtocolViolation as error:
+        raise Refused("BAD_MESSAGE", f"{error.sentence} ({error.code})") from error
+    except (SignatureError, messages.MessageError) as error:
+        raise bad_message(str(error)) from error
+    if sender != silo.name:
+        raise bad_message(f"The message is signed by {sender} and was sent by {silo.name}.")
+    if kind == "update":
+        check_chunks(item, silo, messages.Update.parse(signed.payload), parameters_of(item))
+    return None
+
+
+def _check_in_roster(item: Round, kind: str, signed: Envelope, mail: Mail) -> str:
+    coordinator = coordinator_of(item)
+    roster = coordinator.roster(mail.envelopes("keys", item.roster))
+    if kind == "bundles":
+        return coordinator.check_bundles(roster, signed)
+    if kind == "ready":
+        return coordinator.check_ready(roster, signed)
+    ready = mail.envelopes("ready", item.ready_set)
+    if kind == "update":
+        return coordinator.check_update(roster, ready, signed)
+    updates = mail.envelopes("update", item.members)
+    if kind == "list":
+        return coordinator.check_list(roster, ready, updates, signed)
+    return coordinator.check_unmask(roster, ready, mail.envelopes("list"), signed)
+
+
+def _open(item: Round, kind: str, silo: Silo, signed: Envelope, facts: Facts) -> messages.Message:
+    """A state, refusal or metrics message: signed by the silo's key in the manifest, for this attempt."""
+    content = messages.open_message(messages.KINDS[kind], signed, facts.participants[silo.name])
+    if content.ctx != parameters_of(item).ctx.hex():
+        raise bad_message("The message is of another round, attempt or model.")
+    if content.silo != silo.name:
+        raise bad_message(f"The message names {content.silo} and was sent by {silo.name}.")
+    return content
+
+
+def _note(item: Round, kind: str, silo: Silo, signed: Envelope, content: Any) -> None:
+    """The rows and evidence that belong to a message: what left the hospital, and what it refused."""
+    if kind == "metrics":
+        SiloMetric.objects.create(round=item, silo=silo, auc_micro=content.auc_micro)
+        data = {"kind": kind, "silo": silo.name, "bytes": len(signed.payload)}
+    elif kind == "update":
+        parameters = parameters_of(item)
+        size = sum(parameters.chunk_bytes(index) for index in range(parameters.chunk_count))
+        data = {"kind": kind, "silo": silo.name, "bytes": size}
+    elif kind == "refusal":
+        data = {"kind": kind, "silo": silo.name}
+    else:
+        return
+    refused = kind == "refusal"
+    record(
+        type="round.refused" if refused else "update.exported",
+        actor=silo_actor(silo.name, silo.organisation.slug),
+        subject=Subject("round", item.key, item.manifest_digest),
+        outcome="denied" if refused else "success",
+        reasons=[reason.code for reason in content.reasons] if refused else (),
+        refs={"message": signed.digest},
+        data=data,
+        private={"sentences": [reason.sentence for reason in content.reasons]} if refused else None,
+    )

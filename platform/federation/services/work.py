@@ -1,0 +1,90 @@
+"""Who makes the sum: at once in this process where it is small, else one task a piece.
+
+Nothing depends on a task arriving: a sum that is not done after a while is sent again by the sweep, and every part of
+the work may run twice.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from federation import conf
+from federation.models import Purpose, Round, Stage, SumChunk
+from federation.services.facts import coordinator_of, parameters_of
+from federation.services.mail import Mail, read_mail
+from federation.services.stages import now
+from protocol.secure_aggregation.coordinator import Removal
+
+UNMASKING = ("keys", "ready", "update", "list", "unmask")
+
+_removals: dict[str, Removal] = {}
+
+
+def removal_of(item: Round, mail: Mail | None = None) -> Removal:
+    """What the unmask messages reveal: the masks to take from the sum. Kept while this process works on the round.
+
+    Raises NotEnoughShares, naming who sent shares that don't fit.
+    """
+    found = _removals.get(item.key)
+    if found is None:
+        mail = mail or read_mail(item, UNMASKING)
+        coordinator = coordinator_of(item)
+        found = coordinator.recover(
+            coordinator.roster(mail.envelopes("keys", item.roster)),
+            mail.envelopes("ready", item.ready_set),
+            mail.envelopes("list"),
+            mail.envelopes("unmask"),
+        )
+        while len(_removals) >= 4:
+            _removals.pop(next(iter(_removals)), None)
+        _removals[item.key] = found
+    return found
+
+
+def removal_forget(item: Round) -> None:
+    """The round is over: what was rebuilt is not kept."""
+    _removals.pop(item.key, None)
+
+
+def work_send(item: Round) -> None:
+    """On commit: have the sum (or the first model) made."""
+    key = item.key
+    Round.objects.filter(pk=item.pk).update(worked_at=now())
+    if item.purpose == Purpose.INITIAL:
+        transaction.on_commit(lambda: _first(key), robust=True)
+        return
+    parameters = parameters_of(item)
+    if (parameters.words + parameters.tail) * len(item.members or ()) <= conf.inline_words():
+        transaction.on_commit(lambda: work_do(key), robust=True)
+        return
+    removal_forget(item)
+    done = set(SumChunk.objects.filter(round=item).values_list("index", flat=True))
+    missing = [index for index in range(parameters.chunk_count) if index not in done]
+    transaction.on_commit(lambda: _tasks(key, missing), robust=True)
+
+
+def work_do(key: str) -> None:
+    """The whole sum in this process."""
+    from federation.services.finishing import sum_finish
+    from federation.services.summing import sum_chunk_try
+
+    item = Round.objects.get(key=key)
+    if item.stage != Stage.SUM:
+        return
+    if all(sum_chunk_try(item, index) for index in range(parameters_of(item).chunk_count)):
+        sum_finish(item)
+
+
+def _first(key: str) -> None:
+    from federation import tasks
+
+    tasks.first_model.delay(key)
+
+
+def _tasks(key: str, missing: list[int]) -> None:
+    from federation import tasks
+
+    for index in missing:
+        tasks.sum_chunk.delay(key, index)
+    if not missing:
+        tasks.finish_sum.delay(key)

@@ -1,0 +1,1 @@
+"""Data-use policies, studies, manifests, reviews and the hospitals' approvals."""

@@ -1,0 +1,1 @@
+"""Hospitals, people and their roles, silos and their keys."""

@@ -1,0 +1,7 @@
+"""Addresses of enrolment below /api/v1/."""
+
+from django.urls import path
+
+from organisations import api
+
+urlpatterns = [path("silo/enrol", api.enrol, name="api-silo-enrol")]

@@ -1,0 +1,164 @@
+"""Bodies of the node API as JSON Schema, for the API's description (openapi.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from portal.problems import TITLES
+
+DIGEST = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+BASE64 = {"type": "string", "contentEncoding": "base64"}
+BYTES: dict[str, Any] = {}
+"""Raw bytes: OpenAPI 3.1 says nothing about them but the media type."""
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer", "minimum": 0}
+TIME = {"type": "string", "format": "date-time"}
+ENVELOPES = {"type": "array", "items": {"$ref": "#/components/schemas/Envelope"}}
+SILOS = {"type": "array", "items": TEXT}
+
+
+def obj(
+    title: str, members: Mapping[str, Any], *, optional: tuple[str, ...] = (), more: bool = False
+) -> dict[str, Any]:
+    """An object in which all members but `optional` are required; `more`: others may stand beside them."""
+    return {
+        "type": "object",
+        "description": title,
+        "properties": dict(members),
+        "required": [name for name in members if name not in optional],
+        "additionalProperties": more,
+    }
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _task(kind: str, title: str, members: Mapping[str, Any]) -> dict[str, Any]:
+    return obj(title, {"kind": {"const": kind}, **members})
+
+
+def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [dict(schema), {"type": "null"}]}
+
+
+_REASON = obj("Why.", {"code": TEXT, "sentence": TEXT}, more=True)
+
+SCHEMAS: dict[str, Any] = {
+    "Problem": {
+        **obj(
+            "RFC 9457. Read `code`; `detail` is for people.",
+            {
+                "type": {"type": "string", "format": "uri"},
+                "title": TEXT,
+                "status": {"type": "integer"},
+                "detail": TEXT,
+                "code": {**TEXT, "description": f"Among others: {', '.join(TITLES)}."},
+            },
+        )
+    },
+    "Envelope": obj(
+        "DSSE. The payload is canonical JSON; the payload type says which.",
+        {
+            "payloadType": TEXT,
+            "payload": BASE64,
+            "signatures": {
+                "type": "array",
+                "minItems": 1,
+                "items": obj("One signature.", {"keyid": {**TEXT, "pattern": "^[0-9a-f]{64}$"}, "sig": BASE64}),
+            },
+        },
+    ),
+    "Enrolment": obj(
+        "The token from the network's admin, and the silo's keys. The request is signed with `public`.",
+        {
+            "token": TEXT,
+            "public": BASE64,
+            "trust": _ref("Envelope"),
+            "log_vkey": {**TEXT, "maxLength": 300},
+            "witness_vkey": {**TEXT, "maxLength": 300},
+            "version": TEXT,
+        },
+    ),
+    "Enrolled": obj(
+        "Pending until the admin has compared the fingerprint; the portal's keys are for pinning.",
+        {
+            "silo": TEXT,
+            "organisation": TEXT,
+            "state": {"enum": ["pending", "active"]},
+            "portal": obj("Its keys.", {"name": TEXT, "answer_public": BASE64, "log_vkey": TEXT}),
+        },
+    ),
+    "Assignments": obj(
+        "Everything that is open for the silo, derived from the database; send `version` back as `after`.",
+        {"version": TEXT, "now": TIME, "assignments": {"type": "array", "items": _ref("Assignment")}},
+    ),
+    "Assignment": {
+        "oneOf": [
+            _task("study", "A study waits for this hospital's decision.",
+                  {"study": TEXT, "manifest": DIGEST, "title": TEXT, "state": TEXT}),
+            _ref("Announcement"),
+            _task("roster", "The keys of all who take part.", {"round": TEXT, "keys": ENVELOPES}),
+            _task("bundles", "Boxes sealed for this silo.",
+                  {"round": TEXT, "boxes": {"type": "object", "additionalProperties": BASE64}}),
+            _task("ready", "Who is ready: the set R.", {"round": TEXT, "ready": ENVELOPES}),
+            _task("list", "Whose updates came: sign that set.", {"round": TEXT, "updates": ENVELOPES}),
+            _task("unmask", "t signatures of the set: reveal shares.", {"round": TEXT, "lists": ENVELOPES}),
+            _task("sum", "The sum is published: make the next model and sign its digest.",
+                  {"round": TEXT, "sum": _ref("Sum"), "portal_signature": _ref("Envelope")}),
+            _task("closed", "The round is over.",
+                  {"round": TEXT, "outcome": {"enum": ["finished", "failed"]}, "reason": _or_null(_REASON)}),
+            _task("paused", "No further round until somebody resumes the study.",
+                  {"study": TEXT, "reason": _or_null(_REASON)}),
+            _task("completed", "The study is over.", {"study": TEXT, "model": _or_null(DIGEST)}),
+        ]
+    },
+    "Announcement": _task(
+        "announce",
+        "A round begins. The silo checks approval, proof, policy, consent and the model's signatures itself.",
+        {
+            "round": TEXT,
+            "study": TEXT,
+            "manifest": DIGEST,
+            "number": NUMBER,
+            "attempt": {"type": "integer", "minimum": 1},
+            "model": _or_null(DIGEST),
+            "purpose": {"enum": ["initial", "train", "evaluate"]},
+            "deadline": TIME,
+            "record": BASE64,
+            "proof": {**TEXT, "description": "C2SP tlog-proof of the record."},
+            "states": ENVELOPES,
+            "model_length": NUMBER,
+            "participants_approved": SILOS,
+        },
+    )
+    | {"additionalProperties": True},
+    "Sum": obj(
+        "Facts of a published sum; its pieces are read from rounds/{round}/sum.",
+        {"digest": DIGEST, "words": NUMBER, "tail": NUMBER, "chunks": NUMBER, "members": SILOS, "total_weight": NUMBER},
+    ),
+    "PolicyTaken": obj("The policy is in force.", {"policy": DIGEST, "version": {"type": "integer", "minimum": 1}}),
+    "DecisionTaken": obj(
+        "The decision is stored. `complete` is false while more people of the hospital must sign.",
+        {
+            "approval": DIGEST,
+            "decision": {"enum": ["approve", "reject", "revoke"]},
+            "complete": {"type": "boolean"},
+            "entry": {"type": "string", "format": "uuid"},
+        },
+    ),
+    "MessageTaken": obj(
+        "The round's stage now; `new` is false for a message that was there already.",
+        {"stage": TEXT, "new": {"type": "boolean"}},
+    ),
+    "HeartbeatTaken": obj("The round's stage now.", {"stage": TEXT}),
+    "PieceTaken": obj("The piece is stored.", {"chunk": NUMBER, "digest": DIGEST, "new": {"type": "boolean"}}),
+    "Pieces": obj("Pieces that are stored.", {"chunks": {"type": "array", "items": NUMBER}}),
+    "Checkpoint": obj("A signed checkpoint of the silo's own log.", {"note": TEXT}),
+    "EntryWritten": obj("Its entry in the portal's log.", {"entry": {"type": "string", "format": "uuid"}}),
+    "Manifest": {
+        "type": "object",
+        "description": "The study, canonical JSON: exactly the bytes that the hospital approves.",
+    },
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Settings: `base` holds what is the same everywhere; choose `demo`, `production` or `test`."""
