@@ -1,0 +1,293 @@
+"""What a steward decides at the hospital: the policy, and one exact study. Signed here with the steward's own key.
+
+Each act is kept in the silo's folder first and sent to the portal after: the silo is the one that must not forget it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from protocol.approval import (
+    ApprovalError,
+    ApprovalLimits,
+    Trust,
+    first_trust,
+    open_trust,
+    sign_statement,
+    utc_text,
+)
+from protocol.canonical import digest
+from protocol.manifest import Manifest, ManifestError, describe, parse_manifest, study_facts
+from protocol.policy import (
+    POLICY_TYPE,
+    Match,
+    PolicyDocument,
+    PolicyError,
+    freeze_policy,
+    load_closure,
+    match,
+    match_digest,
+    parse_policy,
+    policy_facts,
+)
+from protocol.signing import Envelope, KeyFileError, SignatureError, SigningKey, sign_envelope
+from silo_node import documents, gate
+from silo_node.config import Config
+from silo_node.errors import Refused, UsageError
+from silo_node.files import write_bytes, write_json
+from silo_node.keys import save_new
+from silo_node.node import Node
+
+Decision = Literal["approve", "reject", "revoke"]
+STEWARD_DAYS = 730
+"""How long a new steward's key speaks for the hospital."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A study as a steward gets to see it before deciding.
+
+    data: the manifest's exact bytes; manifest: digest of them. words: (label, sentence). found: what the policy in force
+    says; None where there is no policy yet.
+    """
+
+    study: str
+    data: bytes
+    manifest: str
+    content: Manifest
+    words: list[tuple[str, str]]
+    policy: Envelope
+    found: Match
+
+
+def make_steward(config: Config, *, person: str, passphrase: bytes, now: datetime | None = None) -> Trust:
+    """Make a steward's key, and the hospital's first trust.json with it. Raises: UsageError where there is one already."""
+    now = now or datetime.now(UTC)
+    if config.trust.exists():
+        raise UsageError(f"{config.trust} exists: a further steward needs the agreement of those who are in it")
+    config.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = SigningKey.generate()
+    save_new(key, steward_key_path(config, key.keyid), passphrase)
+    envelope = first_trust(key, person=person, not_after=utc_text(now + timedelta(days=STEWARD_DAYS)))
+    write_json(config.trust, envelope.as_dict())
+    return open_trust(envelope, None)
+
+
+def steward_key_path(config: Config, name: str) -> Path:
+    """The file of a steward's key."""
+    return config.keys / f"steward-{name[:16]}.key"
+
+
+def load_steward(config: Config, trust: Trust, passphrase: bytes) -> SigningKey:
+    """The steward's key that this passphrase opens. Raises: UsageError."""
+    paths = [steward_key_path(config, name) for name in trust.publics()]
+    paths = [path for path in paths if path.exists()]
+    if not paths:
+        raise UsageError(f"no steward's key of trust.json lies in {config.keys}")
+    problem = ""
+    for path in paths:
+        try:
+            return SigningKey.load(path, passphrase)
+        except KeyFileError as error:
+            problem = str(error)
+    raise UsageError(problem)
+
+
+def sign_policy(node: Node, content: Mapping[str, Any], *, passphrase: bytes) -> tuple[Envelope, PolicyDocument]:
+    """Sign a policy and put it in force at this silo. `silo`, `organisation`, `version` and `issued` are filled in where
+    they are missing.
+
+    Raises: UsageError for a document that is no policy, of another silo, or with a version that is not higher.
+    """
+    config = node.config
+    trust = documents.load_trust(config)
+    key = load_steward(config, trust, passphrase)
+    before = documents.read_envelope(config.policy)
+    last = parse_policy(before.payload).version if before is not None else 0
+    document = {
+        "silo": config.name,
+        "organisation": node.pin.organisation if node.pin is not None else config.name,
+        "version": last + 1,
+        "issued": utc_text(datetime.now(UTC)),
+        **content,
+    }
+    try:
+        payload = freeze_policy(document)
+        policy = parse_policy(payload)
+    except PolicyError as error:
+        raise UsageError(f"the policy can't be used: {error}") from None
+    if policy.silo != config.name:
+        raise UsageError(f"the policy is for the silo {policy.silo}; this is {config.name}")
+    if policy.version <= last:
+        raise UsageError(f"the policy in force has version {last}: a new one needs a higher version")
+    envelope = sign_envelope(POLICY_TYPE, payload, key)
+    try:
+        trust.verify(envelope, payload_type=POLICY_TYPE)
+    except SignatureError as error:
+        raise UsageError(f"this key can't sign the hospital's policy: {error}") from None
+    node.evidence.record(
+        "policy.changed",
+        subject=("policy", config.name, envelope.digest),
+        refs={"policy": envelope.digest},
+        data={"version": policy.version},
+        actor=steward_actor(node, key),
+    )
+    documents.save_policy(config, envelope)
+    return envelope, policy
+
+
+def send_policy(node: Node, envelope: Envelope) -> None:
+    """Show the policy to the portal. Raises: PortalError, PortalRefused."""
+    node.egress.put_json("/api/v1/silo/policy", envelope.as_dict(), kind="policy")
+
+
+def read_policy_file(path: Path) -> dict[str, Any]:
+    """A policy as a person wrote it: JSON. Raises: UsageError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: must be one JSON object")
+    return value
+
+
+def fetch(node: Node, study: str) -> Proposal:
+    """The study's newest manifest from the portal, and what this hospital's policy says to it.
+
+    Raises: PortalError, PortalRefused, Refused (no policy), UsageError (a manifest that can't be used).
+    """
+    answer = node.egress.get(f"/api/v1/studies/{study}/manifest", kind="manifest")
+    data = answer.body
+    try:
+        content = parse_manifest(data)
+    except ManifestError as error:
+        raise UsageError(f"the study's manifest can't be used: {error}") from None
+    if content.study != study:
+        raise Refused("MANIFEST_DIFFERS", f"The portal sent the manifest of {content.study} instead of {study}.")
+    trust = documents.load_trust(node.config)
+    envelope, policy = documents.load_policy(node.config, trust, now=datetime.now(UTC))
+    found = match(policy_facts(policy), study_facts(content), load_closure())
+    manifest = digest(data)
+    write_bytes(node.config.studies / study / f"{manifest.removeprefix('sha256:')}.json", data)
+    return Proposal(study, data, manifest, content, list(describe(content)), envelope, found)
+
+
+def decide(
+    node: Node,
+    proposal: Proposal,
+    decision: Decision,
+    *,
+    passphrase: bytes,
+    reason: str,
+    max_rounds: int | None = None,
+    min_cohort: int | None = None,
+    until: date | None = None,
+) -> Envelope:
+    """Sign a decision on exactly `proposal` and keep it; it holds at this silo from now on.
+
+    Parameters: max_rounds, min_cohort, until: limits; None for those of the study itself.
+    Raises: Refused where the policy denies the study (then only `reject` and `revoke` are possible); UsageError.
+    """
+    if decision == "approve" and proposal.found.decision == "DENY":
+        sentences = " ".join(f"{each.sentence} {each.change}" for each in proposal.found.reasons)
+        raise Refused(
+            "POLICY_DENY", f"The hospital's own policy denies this study, so it can't be approved. {sentences}"
+        )
+    config, now = node.config, datetime.now(UTC)
+    reason = unicodedata.normalize("NFC", reason)  # some keyboards send a letter and its accent apart
+    trust = documents.load_trust(config)
+    content = proposal.content
+    if decision == "approve":
+        # What the gate would refuse anyway is said before anybody signs: too few patients, nothing scanned yet.
+        _, policy = documents.load_policy(config, trust, now=now)
+        gate.cohort_of_today(config, content, policy, min_cohort or content.cohort.min_patients, now)
+    key = load_steward(config, trust, passphrase)
+    end = until or date.fromisoformat(content.dates.end)
+    try:
+        envelope = sign_statement(
+            key,
+            trust,
+            decision=decision,
+            reason=reason,
+            silo=config.name,
+            study=proposal.study,
+            manifest=proposal.manifest,
+            policy=proposal.policy.digest,
+            match=match_digest(proposal.found),
+            limits=ApprovalLimits(
+                epsilon_micro=0,
+                max_rounds=max_rounds or content.plan.stopping.max_rounds,
+                min_cohort=min_cohort or content.cohort.min_patients,
+            ),
+            not_before=now - timedelta(seconds=1),
+            not_after=datetime.combine(end, time(23, 59, 59), UTC),
+            now=now,
+            after=documents.statements(config, proposal.study),
+        )
+    except ApprovalError as error:
+        raise UsageError(error.sentence, error.code) from None
+    node.evidence.record(
+        "study.approved" if decision == "approve" else "study.rejected",
+        subject=("study", proposal.study, proposal.manifest),
+        refs={"manifest": proposal.manifest, "approval": envelope.digest, "policy": proposal.policy.digest},
+        data={"decision": decision, "match": proposal.found.decision},
+        reasons=_codes(proposal.found.reasons),
+        private={"reason": reason},
+        actor=steward_actor(node, key),
+    )
+    documents.save_approval(config, proposal.study, envelope)
+    return envelope
+
+
+def send(node: Node, study: str, envelope: Envelope) -> None:
+    """Show a decision to the portal. Raises: PortalError, PortalRefused."""
+    node.egress.put_json(f"/api/v1/studies/{study}/approval", envelope.as_dict(), kind="approval")
+
+
+def enrol(node: Node, token: str) -> dict[str, Any]:
+    """Send this silo's keys with the one-time token; returns the portal's answer, not yet pinned.
+
+    Raises: PortalError, PortalRefused, UsageError.
+    """
+    from protocol.canonical import b64
+    from silo_node import __version__
+
+    trust = documents.read_envelope(node.config.trust)
+    if trust is None:
+        raise UsageError(
+            f"make a steward's key first: `silo steward {node.config.folder} --person NAME`; the portal has to know it"
+        )
+    answer = node.egress.post(
+        "/api/v1/silo/enrol",
+        {
+            "token": token,
+            "public": b64(node.keys.silo.public),
+            "trust": trust.as_dict(),
+            "log_vkey": node.keys.log_vkey,
+            "witness_vkey": node.keys.witness_vkey,
+            "version": __version__,
+        },
+        kind="enrol",
+        repeat=False,
+    )
+    value: dict[str, Any] = answer.json()
+    return value
+
+
+def _codes(reasons: Sequence[Any]) -> list[str]:
+    return [str(reason.code) for reason in reasons]
+
+
+def steward_actor(node: Node, key: SigningKey) -> dict[str, str]:
+    """The steward as the actor of a record: by key, not by name."""
+    organisation = node.pin.organisation if node.pin is not None else ""
+    return {"id": key.keyid, "role": "steward", "org": organisation, "auth": "signature"}

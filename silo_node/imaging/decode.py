@@ -1,0 +1,180 @@
+"""One DICOM file -> one grey picture of the plan's size.
+
+1. stored values of one frame, decompressed (multi-frame: the middle frame; colour: its luminance)
+2. pixel padding is left out of what follows and becomes black
+3. modality: rescale slope and intercept, or the modality LUT
+4. window: "dicom" the first VOI window (or VOI LUT); "full", or where there is none, the picture's own range
+5. MONOCHROME1 is inverted, so that bone is bright everywhere
+6. area averaging down to the plan's size, aspect kept (pixel spacing counted), letterboxed with black, centred
+7. rounded to uint8 where the file has at most 8 bits a pixel, else to uint16: a finer step than the source's own
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
+from pydicom.pixels.processing import apply_color_lut
+
+from silo_node.imaging.errors import PixelError
+from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, open_dataset, transfer_syntax
+
+WINDOWS = ("full", "dicom")
+VERSION = 1  # part of the cache key: raise it when the same file would decode to other bits
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def read(path: Path, *, size: tuple[int, int], window: str = "full") -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The picture as [H, W], `size` = (H, W). 0 is black; the type's largest value is white.
+
+    Raises PixelError `UNREADABLE`, `PIXELS_CORRUPT` (damaged, cut off) or `PIXELS_UNSUPPORTED` (no decoder reads it).
+    """
+    if window not in WINDOWS:
+        raise ValueError("window must be one of " + ", ".join(WINDOWS))
+    try:
+        dataset = open_dataset(path, pixels=True)
+    except OSError as error:
+        raise PixelError("UNREADABLE", "A file could not be read.") from error
+    except PARSE_ERRORS as error:
+        raise PixelError("PIXELS_CORRUPT", "A file's header or pixel data is damaged.") from error
+    try:
+        grey, bits = _grey(dataset, window)
+        small = _letterbox(grey, size, _pixel_aspect(dataset))
+    except NotImplementedError as error:
+        raise PixelError("PIXELS_UNSUPPORTED", "A file's pixel data is in a form that no decoder reads.") from error
+    except (*PARSE_ERRORS, RuntimeError) as error:  # pydicom wraps a decoder's own failures in RuntimeError
+        raise PixelError("PIXELS_CORRUPT", "A file's pixel data is damaged or cut off.") from error
+    kind: type[np.unsignedinteger[Any]] = np.uint8 if bits <= 8 else np.uint16
+    return np.rint(small * np.iinfo(kind).max).astype(kind)
+
+
+def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
+    """The whole picture as float32 [h, w] in 0..1, black to white, and the stored bits a pixel."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if rows * columns > MAX_PIXELS:
+        raise ValueError("too many pixels")
+    stored = _stored(dataset)
+    bits = int(dataset.BitsStored)
+    photometric = str(dataset.PhotometricInterpretation)
+    if stored.ndim == 3:  # RGB (YBR was converted), or a palette's colours
+        return (stored.astype(np.float32) @ _LUMINANCE) / np.float32(2**bits - 1), bits
+    padding = _padding(dataset, stored)
+    values = apply_modality_lut(stored, dataset).astype(np.float32)
+    limits = _window(dataset) if window == "dicom" else None
+    if window == "dicom" and limits is None and dataset.get("VOILUTSequence"):
+        values = apply_voi(apply_modality_lut(stored, dataset), dataset, index=0).astype(np.float32)
+    if limits is None:
+        shown = values if padding is None else values[~padding]
+        limits = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
+    low, high = limits
+    grey = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+    if photometric == "MONOCHROME1":
+        grey = 1 - grey
+    if padding is not None:
+        grey[padding] = 0
+    return grey.astype(np.float32, copy=False), bits
+
+
+def _stored(dataset: Dataset) -> NDArray[Any]:
+    """Stored values of the middle frame: [h, w], or [h, w, 3] for colour."""
+    syntax = transfer_syntax(dataset)
+    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = syntax
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    stored = pixel_array(dataset, index=frames // 2 if frames > 1 else None)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        stored = apply_color_lut(stored, dataset)
+        top = 65535 if stored.dtype == np.uint16 else 255
+        return (stored[..., :3].astype(np.float32) / top * (2 ** int(dataset.BitsStored) - 1)).astype(np.float32)
+    if stored.ndim == 2:
+        stored = _only_stored_bits(dataset, stored)
+    return stored
+
+
+def _only_stored_bits(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
+    """Old files keep overlays above the stored bits: cut them off and extend the sign."""
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if bits >= allocated or stored.dtype.kind not in "iu":
+        return stored
+    unsigned = stored.astype(np.int64) & (2**bits - 1)
+    if int(dataset.PixelRepresentation) == 1:
+        unsigned = np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned)
+    return unsigned.astype(np.int32 if bits < 32 else np.int64)
+
+
+def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where the picture is padding (bool [h, w]); None where the file declares none or no pixel has it."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    signed = int(dataset.PixelRepresentation) == 1
+    low, high = sorted(_as_stored(int(end), dataset, signed) for end in (value, value if limit is None else limit))
+    mask: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return mask if mask.any() else None
+
+
+def _as_stored(value: int, dataset: Dataset, signed: bool) -> int:
+    """The padding value in the pixels' own signedness: it is written as US or SS, and not always as the pixels are."""
+    if signed:
+        return value - 2**16 if value >= 2**15 else value
+    return value + 2 ** int(dataset.BitsAllocated) if value < 0 else value
+
+
+def _window(dataset: Dataset) -> tuple[float, float] | None:
+    """(black, white) in modality units of the first VOI window; None where there is none or it is empty.
+
+    LINEAR follows PS3.3 C.11.2.1.2 (centre - 0.5, width - 1). SIGMOID is shown by its linear core: its soft ends would
+    not survive the clipping that all other pictures get.
+    """
+    centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    if centre is None or width is None:
+        return None
+    if str(dataset.get("VOILUTFunction") or "LINEAR") == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    return (centre - width / 2, centre + width / 2) if width > 0 and np.isfinite([centre, width]).all() else None
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    return float(value[0]) if isinstance(value, (list, tuple)) or hasattr(value, "insert") else float(value)
+
+
+def _pixel_aspect(dataset: Dataset) -> float:
+    """Height of a pixel over its width; 1 where the file does not say, or says nonsense."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        value = dataset.get(name)
+        if value and len(value) == 2 and float(value[0]) > 0 and float(value[1]) > 0:
+            ratio = float(value[0]) / float(value[1])
+            return ratio if 0.1 < ratio < 10 else 1.0
+    return 1.0
+
+
+def _letterbox(grey: NDArray[np.float32], size: tuple[int, int], aspect: float) -> NDArray[np.float32]:
+    """[h, w] -> [H, W]: scaled by one factor, centred, black around it."""
+    height, width = grey.shape[0] * aspect, float(grey.shape[1])
+    scale = min(size[0] / height, size[1] / width)
+    inner = (max(1, min(size[0], round(height * scale))), max(1, min(size[1], round(width * scale))))
+    small = _averages(grey.shape[0], inner[0]) @ grey @ _averages(grey.shape[1], inner[1]).T
+    if inner == tuple(size):
+        return np.clip(small, 0, 1)
+    out = np.zeros(size, dtype=np.float32)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    out[top : top + inner[0], left : left + inner[1]] = np.clip(small, 0, 1)
+    return out
+
+
+@lru_cache(maxsize=64)
+def _averages(before: int, after: int) -> NDArray[np.float32]:
+    """[after, before]: row i averages the part of the line that falls into cell i; every row sums to 1."""
+    edges = np.arange(after + 1) * (before / after)
+    start = np.arange(before)
+    overlap = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
+    return (np.clip(overlap, 0, None) * (after / before)).astype(np.float32)

@@ -1,0 +1,139 @@
+"""What a steward signs to let a paused study go on, and what must be known before: `silo resume`.
+
+Signed here with the steward's own key, kept in the silo's folder; the running silo takes it up by itself (pauses.py).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import Any
+
+from protocol.canonical import CanonicalError
+from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.journal import MAX_LISTS
+from protocol.secure_aggregation.resume import PAYLOAD_TYPE, Resume, sign_resume
+from protocol.signing import Envelope, SignatureError, verify_envelope
+from protocol.trust import STEWARD, Trust, add_signature
+from silo_node import documents, pauses
+from silo_node.approvals import load_steward, steward_actor
+from silo_node.config import Config
+from silo_node.errors import UsageError
+from silo_node.files import write_json
+from silo_node.node import Node
+from silo_node.pauses import Pause
+
+
+def waiting(config: Config, study: str) -> Pause:
+    """The pause of a study. Raises: UsageError where there is nothing to resume."""
+    pause = pauses.read(config, study) if study in {each.study for each in pauses.every(config)} else None
+    if pause is None:
+        raise UsageError(f"{study} is not paused at this silo: there is nothing to resume (`silo status` shows why)")
+    if pause.model is None:
+        raise UsageError(
+            f"studies/{study}/paused.json does not say for which model the study is paused: remove it; the journal still "
+            "refuses, and `silo run` writes the note anew with the next round"
+        )
+    return pause
+
+
+def risk(pause: Pause, silo: str) -> list[str]:
+    """What a steward must know before signing, as sentences."""
+    said = [
+        f"For one model state ({pause.model}) this silo has signed {pause.lists} lists of hospitals and helped to unmask "
+        f"{pause.unmasked} of them, and no new model came of it."
+    ]
+    said += [f"Round {row['round']}: {', '.join(row['members'])}." for row in pause.signed]
+    said.append(
+        "Each unmasked list gives the portal one sum. Two sums for the same model that differ by one hospital give away "
+        "that hospital's update: it is their difference. An update can tell things about single patients."
+    )
+    apart = [
+        f"The lists of rounds {one['round']} and {other['round']} differ by one hospital only: {name}"
+        + (", which is this one." if name == silo else ".")
+        for one, other in combinations(pause.signed, 2)
+        for name in _only_difference(one, other)
+    ]
+    said += apart or ["No two of these lists differ by one hospital only; the next one may."]
+    said += [
+        "Rounds fail for honest reasons: a network, a full disk, a hospital that went away. A portal that plays false makes "
+        "them fail until it has two such sums. Ask its admin and the other hospitals what happened before you sign.",
+        f"A resume lets this silo sign up to {MAX_LISTS} further lists for this model, also of other hospitals than before. "
+        "Without it the study stays where it is at this hospital, and nothing more is revealed.",
+    ]
+    return said
+
+
+def pending(config: Config, pause: Pause, now: datetime) -> tuple[Envelope, Resume, frozenset[str]] | None:
+    """(envelope, statement, people) of a resume that a trusted steward has signed for this pause already; None without."""
+    trust = documents.load_trust(config)
+    for envelope in pauses.signed_for(config, pause):
+        try:
+            people = _people(trust, envelope, now)
+        except SignatureError:
+            continue  # by nobody whom trust.json names now: as if it were not there
+        return envelope, Resume.parse(envelope.payload), people
+    return None
+
+
+def sign(
+    node: Node, pause: Pause, *, passphrase: bytes, reason: str, now: datetime | None = None
+) -> tuple[Envelope, int]:
+    """Sign the resume of exactly this pause, record it and keep it. Where a colleague has signed it, add a signature to
+    the same words.
+
+    Returns: the envelope, and how many people must still sign. Raises: UsageError, Refused (TRUST).
+    """
+    config, now = node.config, now or datetime.now(UTC)
+    trust = documents.load_trust(config)
+    before = pending(config, pause, now)
+    text = unicodedata.normalize("NFC", reason.strip())
+    if before is not None and text not in ("", before[1].reason):
+        raise UsageError("a colleague has signed a resume with another reason: sign the same one, without --reason")
+    key = load_steward(config, trust, passphrase)
+    try:
+        if before is None:
+            envelope = sign_resume(_statement(config, pause, text), key)
+            Resume.parse(envelope.payload)
+        else:
+            envelope = add_signature(before[0], key)
+        people = _people(trust, envelope, now)
+    except (CanonicalError, ProtocolViolation, SignatureError) as error:
+        raise UsageError(f"the resume can't be signed: {getattr(error, 'sentence', error)}") from None
+    if trust.keys[key.keyid].person not in people:
+        raise UsageError("this steward's key is over: trust.json says until when; another steward can sign")
+    missing = max(0, trust.roles[STEWARD] - len(people))
+    node.evidence.record(
+        "study.resumed",
+        subject=("study", pause.study, None),
+        refs={"model": str(pause.model), "resume": envelope.digest},
+        data={"step": "signed", "lists": pause.lists, "unmasked": pause.unmasked, "missing": missing},
+        private={"reason": Resume.parse(envelope.payload).reason},
+        actor=steward_actor(node, key),
+    )
+    write_json(config.resumes / pause.study / f"{envelope.digest.removeprefix('sha256:')}.json", envelope.as_dict())
+    return envelope, missing
+
+
+def _statement(config: Config, pause: Pause, reason: str) -> Resume:
+    return Resume(
+        silo=config.name,
+        study=pause.study,
+        model=str(pause.model),
+        lists=pause.lists,
+        unmasked=pause.unmasked,
+        reason=reason,
+    )
+
+
+def _people(trust: Trust, envelope: Envelope, now: datetime) -> frozenset[str]:
+    """Who of today's stewards signed. Raises: SignatureError where it is nobody, or a signature fails."""
+    return trust.people(verify_envelope(envelope, payload_type=PAYLOAD_TYPE, keys=trust.publics(now=now)))
+
+
+def _only_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The one silo by which two lists differ; nothing where it is none or more."""
+    apart = sorted(set(one["members"]) ^ set(other["members"]))
+    return apart if len(apart) == 1 else []

@@ -1,0 +1,358 @@
+"""One round at this silo, from the announcement to the next model's digest.
+
+    announced   the gate has said yes      -> training starts at once, our key leaves, the set-up runs while it trains
+    roster, bundles, ready                 -> checked and answered by `SiloRound`; R is fixed
+    trained AND ready                      -> clip, quantise, journal, mask and send chunk by chunk, sign
+    list, unmask                           -> checked and answered by `SiloRound`
+    sum                                    -> fetched, checked, server step, the next state's digest signed
+    closed                                 -> secrets destroyed, folder removed
+
+Every step may come twice (after a crash, or because an answer got lost): the journal gives the same bytes again. A step
+that the protocol forbids ends this silo's part with a reason; the others go on without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.canonical import unb64
+from protocol.evaluation import encode_tail, tail_length
+from protocol.messages import Heartbeat, Metrics, Reason, seal
+from protocol.model_state import StateError, table_from_list
+from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.parameters import RoundParameters, threshold
+from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
+from protocol.secure_aggregation.records import Records
+from protocol.secure_aggregation.silo import SiloRound
+from protocol.signing import Envelope, SignatureError
+from silo_node import logs, published_sum
+from silo_node.announcement import Announcement
+from silo_node.errors import PortalRefused, Refused
+from silo_node.gate import Permission, evaluated_key, trained_key
+from silo_node.model_store import ModelStore
+from silo_node.node import Node
+from silo_node.refusals import TOO_LATE, send_refusal
+from silo_node.runs import Run
+
+
+class RoundRunner:
+    """Drives `SiloRound` for one attempt. All methods are called from the main thread; `beat` from the heartbeat's.
+
+    stage: what the silo is doing, for heartbeats and status. over: nothing more is done in this attempt.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        models: ModelStore,
+        announcement: Announcement,
+        permission: Permission,
+        *,
+        start_training: Callable[[str], None],
+    ) -> None:
+        self.announcement = announcement
+        self.permission = permission
+        self.id = announcement.id
+        self.stage = "gate"
+        self.over = False
+        self.started = time.monotonic()
+        self.train_seconds = 0.0
+        self.evaluate_seconds = 0.0
+        self.next_model: str | None = None
+        self._node = node
+        self._models = models
+        self._run = Run(node.config.runs, announcement.id)
+        self._start_training = start_training
+        self._log = logs.get().bind(study=announcement.study, round=announcement.id)
+        self._ready = False
+        self._sent = False
+        self._resumed = False
+        manifest = permission.manifest
+        self._key = node.keys.silo
+        self._silo: SiloRound | None = None
+        self._records = Records(node.journal, announcement.study, announcement.number, announcement.attempt)
+        words = 0
+        if announcement.purpose == "train" and announcement.model is not None:
+            words = models.ensure(announcement.model, node.egress, round_id=self.id).vector.size
+        elif announcement.model is not None:
+            models.ensure(announcement.model, node.egress, round_id=self.id)
+        self.parameters = RoundParameters(
+            study=announcement.study,
+            manifest=announcement.manifest,
+            round=announcement.number,
+            attempt=announcement.attempt,
+            model=announcement.model,
+            participants=manifest.public_keys(),
+            min_roster=manifest.aggregation.min_roster,
+            min_participants=manifest.aggregation.min_participants,
+            words=words,
+            tail=tail_length(manifest.plan.evaluation.bins),
+        )
+
+    # --- the steps ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin or, after a restart, take up again: training first, because everything else runs beside it."""
+        self._resumed = self._run.read("announce") is not None
+        if not self._resumed:
+            self._run.write("announce", dict(self.announcement.raw))
+        self._silo = SiloRound(
+            self.parameters,
+            silo=self._node.config.name,
+            key=self._key,
+            journal=self._node.journal,
+            known_partners=self.permission.known_partners,
+            min_known=self.permission.min_known,
+        )
+        if self.announcement.purpose == "initial":
+            self.stage = "table"
+            self._train()
+            return
+        # The journal decides whether this attempt may be joined at all; only then is any image opened.
+        envelope = self._silo.keys()
+        note = trained_key if self.announcement.purpose == "train" else evaluated_key
+        self._node.journal.put(note(self.announcement.study, self.announcement.model or ""), b"1")
+        self._train()
+        self.stage = "training"
+        self._post("keys", envelope)
+
+    def on_roster(self, body: Mapping[str, Any]) -> None:
+        """All signed keys: seal a bundle to each peer."""
+        self._post("bundles", self._machine().accept_roster(_envelopes(body, "keys")))
+
+    def on_bundles(self, body: Mapping[str, Any]) -> None:
+        """The peers' bundles: open them and say whose could be opened."""
+        boxes = {str(sender): unb64(box) for sender, box in dict(body["boxes"]).items()}
+        self._post("ready", self._machine().accept_bundles(boxes))
+
+    def on_ready(self, body: Mapping[str, Any]) -> None:
+        """The set R: from here the masks are fixed."""
+        self._machine().accept_ready(_envelopes(body, "ready"))
+        self._ready = True
+        self._upload()
+
+    def on_trained(self) -> None:
+        """Training has ended, well or not; its result lies in the round's folder."""
+        result = self._run.result()
+        if result is None or self.over:
+            return
+        if not result["ok"]:
+            raise Refused(str(result["code"]), str(result["sentence"]))
+        self.train_seconds = float(result["train_seconds"])
+        self.evaluate_seconds = float(result["evaluate_seconds"])
+        if self.announcement.purpose == "initial":
+            self._first_state(result)
+        else:
+            if self.stage == "training":
+                self.stage = "waiting"
+            self._upload()
+
+    def on_list(self, body: Mapping[str, Any]) -> None:
+        """L1: sign it; spends (study, round)."""
+        self._post("list", self._machine().sign_list(_envelopes(body, "updates")))
+
+    def on_unmask(self, body: Mapping[str, Any]) -> None:
+        """t signatures on L1: reveal shares."""
+        self._post("unmask", self._machine().unmask(_envelopes(body, "lists")))
+
+    def on_sum(self, body: Mapping[str, Any]) -> None:
+        """The published sum: fetch it, compute the next state, sign its digest."""
+        self.stage = "state"
+        manifest = self.permission.manifest
+        facts = published_sum.check(self._node, self.parameters, manifest, body)
+        if self.parameters.words == 0 or self.parameters.model is None:
+            return
+        summed = published_sum.fetch(self._node, self.parameters, manifest, self.id, facts)
+        digest = self._models.make_next(
+            self.parameters.model,
+            summed,
+            fraction_bits=manifest.aggregation.fraction_bits,
+            total_weight=facts["total_weight"],
+            server_lr=manifest.plan.strategy.server_lr,
+        )
+        needed = self._signers_needed()
+        if needed is not None:
+            self._models.note_signers(digest, needed)
+        self._post("state", self._machine().sign_state(digest))
+        self.next_model = digest
+
+    def refuse(self, reasons: list[Reason]) -> None:
+        """Take no further part, and say why: to the portal, in the log, on the status page."""
+        self.over = True
+        self.stage = "refused"
+        send_refusal(self._node, self.announcement, self.parameters.ctx.hex(), reasons)
+
+    def destroy(self) -> None:
+        """The attempt is over: its secrets and its folder are gone when this returns."""
+        self.over = True
+        if self._silo is not None:
+            self._silo.destroy()
+        self._run.remove()
+
+    def heartbeat(self) -> None:
+        """Say that this silo lives. A lost heartbeat is no error: the next one follows."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = Heartbeat(
+            ctx=self.parameters.ctx.hex(), silo=self._node.config.name, roster=None, stage=self.stage, at=at
+        )
+        envelope = seal(message, self._key)
+        self._node.egress.post(
+            f"/api/v1/rounds/{self.id}/heartbeat",
+            envelope.as_dict(),
+            kind="heartbeat",
+            round_id=self.id,
+            repeat=False,
+        )
+
+    # --- parts of steps ----------------------------------------------------------------------------------------------
+
+    def _machine(self) -> SiloRound:
+        if self._silo is None:
+            raise ProtocolViolation("OUT_OF_STAGE", "the round has not begun here")
+        return self._silo
+
+    def _train(self) -> None:
+        if self._run.read("job") is None:
+            if self.permission.cohort is not None:
+                self.permission.cohort.save(self._run.cohort)
+            plan = self.permission.manifest.plan
+            self._run.write(
+                "job",
+                {
+                    "study": self.announcement.study,
+                    "purpose": self.announcement.purpose,
+                    "number": self.announcement.number,
+                    "plan": plan.model_dump(mode="json"),
+                    "model": self.announcement.model,
+                    "cohort": self.permission.cohort is not None,
+                },
+                sync=False,
+            )
+        self._start_training(self.id)
+
+    def _first_state(self, result: Mapping[str, Any]) -> None:
+        """The round that makes the first model: draw it, sign its digest with the table."""
+        initial = self.permission.manifest.plan.initial
+        table = table_from_list(result["table"])
+        if initial.kind == "seed":
+            digest = self._models.make_initial(table, initial.seed)
+        else:
+            try:
+                digest = self._models.make_pretrained(table, initial.model, self._node.egress, round_id=self.id)
+            except StateError as error:
+                sentence = f"The pretrained model does not fit the approved network: {error}."
+                raise Refused("MODEL_DIFFERS", sentence) from None
+        self._post("state", self._machine().sign_state(digest, table))
+        self.next_model = digest
+        self.stage = "waiting"
+
+    def _upload(self) -> None:
+        """Once training has ended and R is fixed: quantise (once), then send chunk by chunk."""
+        result = self._run.result()
+        if self._sent or not self._ready or result is None or not result["ok"] or self.over:
+            return
+        self.stage = "upload"
+        machine = self._machine()
+        if self._records.read("words") is None:
+            # Rounding is random: only the first quantisation, in the journal, may ever be masked.
+            machine.begin_update(self._quantised(), self._tail(result))
+        there: set[int] = set()
+        again, self._resumed = self._resumed, True
+        if again:
+            answer = self._node.egress.get(f"/api/v1/rounds/{self.id}/update", kind="update", round_id=self.id).json()
+            there = {int(k) for k in answer["chunks"]}
+        self._send_chunks(machine, there)
+        envelope = machine.finish_update()
+        self._post("update", envelope)
+        self._sent = True
+        self._note_export(envelope)
+        if self.permission.share_metrics:
+            self._send_metrics(result)
+
+    def _quantised(self) -> NDArray[np.uint32]:
+        manifest = self.permission.manifest
+        aggregation = manifest.aggregation
+        if self.parameters.words == 0:
+            return np.zeros(0, dtype="<u4")
+        try:
+            update = clip(self._run.update(self.parameters.words), aggregation.clip_norm)
+            return quantise(
+                update,
+                weight=manifest.participant(self._node.config.name).weight,
+                fraction_bits=aggregation.fraction_bits,
+                word_bits=aggregation.word_bits,
+                n=len(manifest.participants),
+                clip_norm=aggregation.clip_norm,
+                rng=np.random.default_rng(),
+            )
+        except QuantisationError as error:
+            raise Refused("UPDATE_NOT_VALID", f"The local update can't be sent: {error}.") from None
+
+    def _tail(self, result: Mapping[str, Any]) -> NDArray[np.uint64]:
+        histograms = np.array(result["histograms"], dtype=np.int64)
+        return encode_tail(loss=result["loss"], auc=result["auc"], histograms=histograms)
+
+    def _send_chunks(self, machine: SiloRound, there: set[int]) -> None:
+        """Chunk k travels while chunk k+1 is masked."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload") as pool:
+            travelling: Future[None] | None = None
+            for k in range(self.parameters.chunk_count):
+                if k in there:
+                    continue
+                chunk = machine.masked_chunk(k)
+                if travelling is not None:
+                    travelling.result()
+                travelling = pool.submit(self._put_chunk, k, chunk)
+            if travelling is not None:
+                travelling.result()
+
+    def _put_chunk(self, k: int, chunk: bytes) -> None:
+        self._node.egress.put(f"/api/v1/rounds/{self.id}/update/{k}", chunk, kind="update", round_id=self.id)
+
+    def _note_export(self, envelope: Envelope) -> None:
+        size = sum(self.parameters.chunk_bytes(k) for k in range(self.parameters.chunk_count))
+        self._node.evidence.record(
+            "update.exported",
+            subject=("round", self.id, self.announcement.manifest),
+            refs={"message": envelope.digest},
+            data={"kind": "update", "bytes": size},
+        )
+
+    def _send_metrics(self, result: Mapping[str, Any]) -> None:
+        auc = result["auc"]
+        message = Metrics(
+            ctx=self.parameters.ctx.hex(),
+            silo=self._node.config.name,
+            roster=None,
+            auc_micro=None if auc is None else round(auc * 1_000_000),
+        )
+        self._post("metrics", seal(message, self._key))
+
+    def _signers_needed(self) -> int | None:
+        """t of this round's roster: how many must sign the model that is made here. None without a roster."""
+        roster = self._records.read("roster")
+        return None if roster is None else threshold(len(roster["keys"]))
+
+    def _post(self, kind: str, envelope: Envelope) -> None:
+        try:
+            self._node.egress.post(f"/api/v1/rounds/{self.id}/{kind}", envelope.as_dict(), kind=kind, round_id=self.id)
+        except PortalRefused as error:
+            if error.code not in TOO_LATE:
+                raise
+            self._log.warning("round.too_late", kind=kind, code=error.code)
+            return
+        self._log.info("round.sent", kind=kind)
+
+
+def _envelopes(body: Mapping[str, Any], name: str) -> list[Envelope]:
+    try:
+        return [Envelope.from_dict(item) for item in body[name]]
+    except (SignatureError, KeyError, TypeError) as error:
+        raise ProtocolViolation("BAD_MESSAGE", f"the portal's {name} can't be read: {error}") from None

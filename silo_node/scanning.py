@@ -1,0 +1,92 @@
+"""The DICOM folder and its index; used by `silo scan` and the control worker. The imaging code is imported when needed."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from silo_node import opt_out_registry
+from silo_node.config import Config
+from silo_node.errors import Refused, SiloError
+from silo_node.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from silo_node.imaging.index import ScanReport
+
+
+def scan(config: Config) -> ScanReport:
+    """Read the headers of new and changed files. Files of patients who opted out are not opened.
+
+    Raises: DataError (folder, index, disk), Refused (the opt-out list can't be read, or nothing says whose the files are
+    while it names patients: then nothing is opened).
+    """
+    from silo_node.imaging import index, labels
+    from silo_node.imaging.errors import TableError
+
+    registry = opt_out_registry.load(config, datetime.now(UTC))
+    try:
+        known = labels.load(config.labels)
+    except TableError as error:
+        if registry is not None and len(registry):
+            raise Refused(
+                "LABELS_NEEDED",
+                f"Nothing was opened: patients have opted out, and only {config.labels.name} says whose a file is "
+                f"without opening it. {error.sentence} Then scan again.",
+            ) from None
+        # A scan helps to find out what is wrong with the labels; the gate refuses rounds until they are right.
+        known = None
+    return index.scan(config.data, config.index_db, labels=known, opt_out=registry)
+
+
+def labels_problem(config: Config) -> SiloError | None:
+    """What is wrong with labels.csv, None where it can be used."""
+    from silo_node.imaging import labels
+    from silo_node.imaging.errors import TableError
+
+    try:
+        labels.load(config.labels)
+    except TableError as error:
+        return error
+    return None
+
+
+def is_due(config: Config) -> bool:
+    """Whether the folder is there and its index is missing or older than the setting."""
+    if not config.data.is_dir() or not any(config.data.iterdir()):
+        return False
+    if not config.index_db.exists():
+        return True
+    return time.time() - config.index_db.stat().st_mtime > config.settings.limits.scan_minutes * 60
+
+
+def erase_wanted(config: Config) -> bool:
+    """Whether the opt-out list has changed since cached pictures were last deleted for it."""
+    kept = config.folder / "consent" / "opt_out.csv"
+    if not kept.exists() or not config.cache.is_dir():
+        return False
+    erased = read_json(_erased(config))
+    return erased is None or erased["list"] != _digest(config)
+
+
+def erase_opted_out(config: Config) -> int:
+    """Delete the cached pictures of everybody on the opt-out list; how many there were."""
+    from silo_node.imaging import cache
+
+    registry = opt_out_registry.load(config, datetime.now(UTC))
+    if registry is None:
+        return 0
+    count = cache.forget(config.cache, registry.patients)
+    write_json(_erased(config), {"list": registry.digest})
+    return count
+
+
+def _erased(config: Config) -> Path:
+    return config.folder / "consent" / "erased.json"
+
+
+def _digest(config: Config) -> str:
+    from protocol.canonical import digest
+
+    return digest((config.folder / "consent" / "opt_out.csv").read_bytes())

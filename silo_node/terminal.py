@@ -1,0 +1,118 @@
+"""Talking to the person at the terminal, and the exit codes: what every command shares."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from protocol.plain_text import visible
+from silo_node.config import Config
+from silo_node.errors import DiskFull, SiloError, UsageError, is_disk_full
+from silo_node.node import Node
+from silo_node.pin import Pin
+
+
+class Terminal(Console):
+    """A console on which no text from elsewhere moves the cursor, hides a line or turns it round."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's; text is shown with "?" for each character that would steer the terminal."""
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+out = Terminal(soft_wrap=True, highlight=False)
+err = Terminal(stderr=True, soft_wrap=True, highlight=False)
+
+_NOT_OURS = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY", "SQLITE_PERM")
+
+Folder = Annotated[
+    Path | None, typer.Argument(help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False)
+]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="File whose first line is the steward's passphrase.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@contextmanager
+def errors_shown(as_json: bool = False) -> Iterator[None]:
+    """Show an error of ours as code and sentence, and end with its exit code."""
+    try:
+        yield
+    except SiloError as error:
+        _show(error, as_json)
+        raise typer.Exit(error.exit_code) from None
+    except (OSError, sqlite3.Error) as error:
+        found = _about_the_folder(error)
+        if found is None:
+            raise
+        _show(found, as_json)
+        raise typer.Exit(found.exit_code) from None
+
+
+def _show(error: SiloError, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": {"code": error.code, "sentence": error.sentence}})
+    else:
+        err.print(f"[bold red]{error.code}[/] ", end="")
+        err.print(error.sentence, markup=False)
+
+
+def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
+    """What IT can put right about the silo's folder; None for what is a fault of the program."""
+    if is_disk_full(error):
+        return DiskFull("no room on the disk of the silo's folder, or a quota is reached: make room and try again")
+    if isinstance(error, PermissionError) or getattr(error, "sqlite_errorname", "") in _NOT_OURS:
+        where = getattr(error, "filename", None) or "a database in the silo's folder"
+        return UsageError(
+            f"{where} can't be written by this user: run as the folder's owner, or correct owner and mode"
+        )
+    return None
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output, nothing else."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def config_of(folder: Path | None) -> Config:
+    """The silo in `folder` or SILO_HOME. Raises: UsageError."""
+    if folder is None:
+        raise UsageError("name the silo's folder, or set SILO_HOME")
+    return Config.load(folder)
+
+
+def node_of(folder: Path | None, *, enrolled: bool = True) -> Node:
+    """The silo, opened; with `enrolled` only one that has pinned a portal."""
+    config = config_of(folder)
+    return Node(config, Pin.load(config) if enrolled else None)
+
+
+def passphrase(path: Path | None, *, again: bool = False) -> bytes:
+    """From a file (0600 is expected) or asked at the terminal, twice for a new one. Raises: UsageError."""
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        if not lines or not lines[0]:
+            raise UsageError(f"{path}: the first line must be the passphrase")
+        return lines[0].encode()
+    if not os.isatty(0):
+        raise UsageError("there is no terminal to ask for the passphrase: use --passphrase-file")
+    first = getpass.getpass("Steward's passphrase: ")
+    if again and getpass.getpass("Once more: ") != first:
+        raise UsageError("the two passphrases differ")
+    if not first:
+        raise UsageError("the passphrase is empty")
+    return first.encode()

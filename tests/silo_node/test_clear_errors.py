@@ -1,0 +1,193 @@
+"""What goes wrong at a hospital, through the command itself: exit code, what, where, what to do, and no patient's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+
+import psutil
+import pytest
+
+from silo_node.node import FolderLock
+from tests.silo_node.conftest import PASSPHRASE
+from tests.silo_node.portal_double import PortalDouble
+from tests.silo_node.test_gate_cohort import write_image
+
+PATIENTS = [f"PAT-{number:04d}" for number in range(4)]
+
+
+@pytest.fixture
+def passphrase(tmp_path):
+    path = tmp_path / "passphrase"
+    path.write_bytes(PASSPHRASE + b"\n")
+    return str(path)
+
+
+@pytest.fixture
+def images(silo):
+    """Four patients with a picture each, and labels.csv; returns its lines."""
+    lines = ["PatientID,label,split,file"]
+    for number, patient in enumerate(PATIENTS):
+        write_image(silo.config.data / f"image{number}.dcm", patient)
+        lines.append(f"{patient},{number % 2},train,image{number}.dcm")
+    (silo.config.data / "labels.csv").write_text("\n".join(lines) + "\n")
+    return lines
+
+
+def full_disk(limit=0):
+    """For `command`: no file of the process can grow beyond `limit` bytes, as on a disk or quota that is full."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))}
+
+
+def said(done, exit_code, *words):
+    """The whole output, checked: the exit code, each word, no identity and no traceback."""
+    text = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == exit_code, text
+    for word in words:
+        assert word in text, text
+    for identity in (*PATIENTS, "Musterfrau", "Traceback"):
+        assert identity not in text
+    return text
+
+
+def test_a_second_run_names_the_process_and_what_to_do(silo):
+    lock = FolderLock(silo.folder)
+    done = silo.command("run", str(silo.folder))
+    said(done, 5, "ALREADY_RUNNING", f"process {os.getpid()}", str(silo.folder), "stop that one first")
+    lock.release()
+
+
+@pytest.mark.parametrize("shift", [-4000, 4000])
+def test_a_wrong_clock_is_named_with_both_times(silo, portal, passphrase, shift):
+    study = portal.make_study()
+    portal.clock_shift = shift
+    done = silo.command("approve", str(silo.folder), study, "--passphrase-file", passphrase, "--yes")
+    text = said(done, 4, "CLOCK_SKEW", "set the clock")
+    times = [
+        word for word in text.replace(",", " ").replace(";", " ").split() if word.startswith("20") and word[-1] == "Z"
+    ]
+    assert len(times) == 2
+    assert times[0] != times[1]
+    assert portal.approvals == []
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_making_a_silo_on_a_full_disk_leaves_nothing_in_the_way(silo, portal, passphrase, tmp_path, limit):
+    arguments = (
+        *("init", str(tmp_path / "new"), "--name", "site-9", "--portal", portal.address, "--data", str(tmp_path)),
+        *("--steward", "Dr. New", "--passphrase-file", passphrase),
+    )
+    said(silo.command(*arguments, **full_disk(limit)), 1, "SILO_DISK_FULL", "make room")
+    said(silo.command(*arguments), 0, "Fingerprint")
+
+
+def test_a_scan_on_a_full_disk_loses_nothing(silo, images):
+    said(silo.command("scan", str(silo.folder), **full_disk()), 2, "DISK_FULL", "No space is left", "scan again")
+    said(silo.command("scan", str(silo.folder)), 0, "4 files, 4 usable")
+
+
+@pytest.mark.parametrize("limit", [0, 2000])
+def test_a_decision_on_a_full_disk_is_not_half_made(silo, portal, passphrase, limit):
+    study = portal.make_study()
+    arguments = ("approve", str(silo.folder), study, "--passphrase-file", passphrase, "--yes")
+    said(silo.command(*arguments, **full_disk(limit)), 1, "SILO_DISK_FULL", "make room")
+    assert portal.approvals == []
+    assert not list(silo.folder.rglob("*.tmp"))
+    said(silo.command(*arguments), 0, "Signed and sent")
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_a_silo_that_can_not_even_begin_says_so(silo, command):
+    said(silo.command(command, str(silo.folder), **full_disk()), 1, "SILO_DISK_FULL", "make room and try again")
+
+
+def test_a_disk_that_is_full_in_a_round_costs_the_round_and_not_the_silo(tmp_path):
+    """Its messages fit, the update of 2 MB does not: it says so to the portal, works on, and is back when there is room."""
+    from tests.silo_node.conftest import SiloUnderTest
+
+    portal = PortalDouble(parameters=500_000)
+    silo = SiloUnderTest(tmp_path / "silo", portal)
+    try:
+        silo.enrol()
+        silo.policy()
+        portal.make_study()
+        silo.decide()
+        run = silo.start()
+        portal.holding = True
+        portal.begin()
+        portal.wait(lambda: portal.finished(0))
+        tree = [run.pid, *(child.pid for child in psutil.Process(run.pid).children(recursive=True))]
+        for pid in tree:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        portal.holding = False
+        with portal.condition:
+            portal.follow()
+            portal.holding = True
+        [(code, sentence)] = portal.wait(lambda: portal.refused())
+        assert code == "SILO_DISK_FULL"
+        assert "full" in sentence or "room" in sentence
+        assert str(silo.folder) not in sentence
+        portal.wait(lambda: portal.finished(1))
+        assert "site-1" not in portal.round(1).members
+        assert run.poll() is None
+        assert "SILO_DISK_FULL" in [problem["code"] for problem in silo.status()["problems"]]
+        for pid in tree:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        portal.holding = False
+        with portal.condition:
+            portal.follow()
+        portal.wait(lambda: portal.finished(2))
+        assert "site-1" in portal.round(2).members
+        assert not list(silo.folder.rglob("*.tmp"))
+    finally:
+        silo.close()
+        portal.close()
+
+
+def test_a_corrupt_file_is_counted_with_its_reason_and_named_where_asked_for(silo, images):
+    path = silo.config.data / "image2.dcm"
+    rows = b"\x28\x00\x10\x00US"
+    path.write_bytes(path.read_bytes().replace(rows + b"\x02\x00", rows + b"\x01\x00"))
+    text = said(silo.command("scan", str(silo.folder)), 0, "3 usable", "silo scan --files", str(silo.config.data))
+    assert "CORRUPT: 1 (the header is damaged or cut off)" in text
+    assert "image2.dcm" not in text, "a file's name may be a patient's"
+    said(silo.command("scan", str(silo.folder), "--files"), 0, "image2.dcm")
+    facts = json.loads(silo.command("scan", str(silo.folder), "--files", "--json").stdout)
+    assert [each["file"] for each in facts["problem_files"]] == ["image2.dcm"]
+
+
+def test_a_missing_column_is_named(silo, images):
+    table = silo.config.data / "labels.csv"
+    table.write_text("\n".join(line.replace(",label", "") for line in images) + "\n")
+    said(silo.command("scan", str(silo.folder)), 2, "LABELS_MALFORMED", "labels.csv, line 2")
+    table.write_text("PatientID,split,file\nPAT-0000,train,image0.dcm\n")
+    said(silo.command("scan", str(silo.folder)), 2, "LABELS_COLUMN", "labels.csv, line 1", "`label`", "add it")
+    facts = json.loads(silo.command("scan", str(silo.folder), "--json").stdout)
+    assert (facts["files"], facts["error"]["code"]) == (4, "LABELS_COLUMN")
+
+
+def test_a_patient_in_both_splits_is_named_by_line(silo, images):
+    write_image(silo.config.data / "image9.dcm", PATIENTS[0])
+    (silo.config.data / "labels.csv").write_text("\n".join([*images, f"{PATIENTS[0]},0,test,image9.dcm"]) + "\n")
+    said(silo.command("scan", str(silo.folder)), 2, "LABELS_SPLIT", "labels.csv, lines 2 and 6", "the same split")
+
+
+def test_with_opt_outs_nothing_is_scanned_without_labels(silo, images):
+    (silo.folder / "opt_out.csv").write_text(f"PatientID,date\n{PATIENTS[1]},2026-01-01\n")
+    (silo.config.data / "labels.csv").unlink()
+    said(silo.command("scan", str(silo.folder)), 3, "LABELS_NEEDED", "Nothing was opened", "labels.csv", "scan again")
+
+
+def test_two_opt_out_lists_are_one_too_many(silo, images):
+    for folder in (silo.folder, silo.config.data):
+        (folder / "opt_out.csv").write_text("PatientID,date\n")
+    said(silo.command("scan", str(silo.folder)), 2, "OPT_OUT_SEVERAL", "keep one")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_somebody_else_is_named(silo, portal, passphrase):
+    silo.folder.chmod(0o500)
+    done = silo.command("approve", str(silo.folder), "st-abc", "--passphrase-file", passphrase, "--yes")
+    silo.folder.chmod(0o700)
+    said(done, 2, "owner")

@@ -1,0 +1,259 @@
+"""`silo run`, the real command, against a small portal over HTTP: whole studies, kill -9, a second start, a clean end."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+OURS = 1 << 6
+"""The constant trainer's 2^-10 in fixed point with 16 fraction bits."""
+
+
+def rounds_of(silo, count):
+    """The lines of rounds.jsonl, once there are `count`."""
+    path = silo.folder / "rounds.jsonl"
+    lines = silo.until(lambda: path.exists() and len(path.read_text().splitlines()) >= count and path.read_text())
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def body_of(portal, number):
+    """The summed body words of a round."""
+    return set(np.frombuffer(b"".join(portal.sums[number][:-1]), dtype="<i4").tolist())
+
+
+def test_a_study_runs_from_the_first_model_to_the_evaluation(ready, portal):
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(3))
+    rounds = rounds_of(ready, 3)
+    assert [(line["round"], line["outcome"]) for line in rounds[:3]] == [
+        (0, "finished"),
+        (1, "finished"),
+        (2, "finished"),
+    ]
+    assert all(line["bytes_up"] > 0 for line in rounds)
+    assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
+    assert portal.refused() == []
+    assert list((ready.folder / "journal.d").iterdir()) == []
+
+
+def test_it_leaves_no_secret_of_a_finished_round(ready, portal):
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(3))
+    rounds_of(ready, 3)
+    ready.close()
+    node = ready.node()
+    left = [key for key in node.journal.keys("round/") if key.split("/")[2] in ("0", "1", "2")]
+    assert left == []
+    assert not any(path.name.split(".")[1] in ("0", "1", "2") for path in (ready.folder / "runs").iterdir())
+    node.close()
+
+
+@pytest.mark.parametrize("step", ["state", "keys", "bundles", "ready", "update/0", "update", "list", "unmask"])
+def test_killed_at_any_step_it_goes_on_with_the_same_bytes(silo, portal, step):
+    """The portal gets the message, the silo dies before it hears so; after the restart the round ends with the true sum.
+
+    Other bytes for a chunk or message that is stored would be refused by the portal. Each word is rounded by chance (half
+    a unit), so an update that was quantised a second time would be another one.
+    """
+    portal.make_study()
+    portal.make_study(aggregation={**portal.manifest.aggregation.model_dump(), "fraction_bits": 9})
+    silo.decide()
+    ready = silo
+    number = 0 if step == "state" else 1
+    killed = []
+
+    def fault(method, path):
+        if path.endswith(f".{number}.1/{step}") and method in ("PUT", "POST") and not killed:
+            killed.append(path)
+            ready.kill()
+        return None
+
+    portal.fault = fault
+    portal.holding = True
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: killed or portal.finished(0))
+    portal.holding = False
+    if number == 1:
+        with portal.condition:
+            portal.follow()
+    portal.wait(lambda: killed)
+    ready.until(lambda: ready.processes[-1].poll() is not None)
+    portal.holding = True
+    ready.start()
+    portal.wait(lambda: portal.finished(number))
+    assert portal.refused() == []
+    if number == 1:
+        assert body_of(portal, 1) == {3 * portal.partner_word, 3 * portal.partner_word + 1}
+
+
+def test_killed_in_training_it_trains_again_under_the_same_keys(ready, portal):
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    portal.wait(lambda: portal.round(1))
+    ready.kill()
+    ready.start()
+    portal.wait(lambda: portal.finished(1))
+    assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
+    assert len({env.payload for env in [portal.round(1).mail["keys"]["site-1"]]}) == 1
+
+
+def test_kill_9_leaves_no_process_behind(ready, portal):
+    process = ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(1))
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3, children  # broker, training worker and its child; the control worker comes later
+    ready.kill()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
+def test_it_ends_cleanly_when_asked(ready, portal):
+    process = ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(1))
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert ready.status()["state"] == "stopped"
+
+
+def test_a_second_run_is_told_so(ready, portal):
+    first = ready.start()
+    ready.until(lambda: (ready.folder / "status.json").exists())
+    done = ready.command("run", str(ready.folder))
+    assert done.returncode == 5
+    assert f"process {first.pid}" in done.stderr
+    assert first.poll() is None
+
+
+def test_a_broker_that_dies_is_started_again_and_the_round_goes_on(ready, portal):
+    process = ready.start()
+    portal.holding = True
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    [broker] = [child for child in psutil.Process(process.pid).children() if "valkey" in child.name()]
+    broker.kill()
+    ready.until(lambda: (ready.folder / "silo.log").read_text().count("process.died") >= 1)
+    portal.holding = False
+    with portal.condition:
+        portal.follow()
+    portal.wait(lambda: portal.finished(1), 40)
+    assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
+
+
+def test_a_stale_broker_of_a_killed_run_is_shut_down(ready, portal):
+    """As where the kernel knows no parent-death signal: the server lives on, and the next start finds it."""
+    from silo_node import broker, processes
+
+    child = broker.start_embedded(ready.config, lambda child: None)
+    stale = child.process.pid
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(1))
+    assert child.process.wait(5) is not None
+    assert not psutil.pid_exists(stale) or psutil.Process(stale).status() == psutil.STATUS_ZOMBIE
+    processes.stop_all([child])
+
+
+def test_a_portal_that_goes_away_is_found_again(ready, portal):
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    portal.fault = lambda method, path: 0
+    ready.until(lambda: "PORTAL_UNREACHABLE" in (ready.folder / "run.log").read_text())
+    portal.fault = lambda method, path: None
+    portal.wait(lambda: portal.finished(2), 40)
+    assert portal.refused() == []
+
+
+def test_a_wrong_clock_is_on_the_status_page_with_both_times(ready, portal):
+    portal.clock_shift = -4000
+    ready.start()
+    ready.until(lambda: "CLOCK_SKEW" in (ready.folder / "run.log").read_text())
+    problems = [each for each in ready.status()["problems"] if each["code"] == "CLOCK_SKEW"]
+    assert problems
+    assert all(problem["sentence"].count("Z") >= 2 for problem in problems)
+
+
+def test_a_partner_that_falls_silent_after_ready_does_not_stop_the_silo(ready, portal):
+    portal.absent = {"site-4": "update"}
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(1))
+    assert portal.round(1).members == ["site-1", "site-2", "site-3"]
+    assert body_of(portal, 1) == {2 * portal.partner_word + OURS}
+
+
+def test_heartbeats_come_while_a_round_is_open(ready, portal):
+    portal.absent = {"site-4": "keys", "site-3": "keys", "site-2": "keys"}
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.played and portal.played[-1].mail["heartbeat"], 15)
+
+
+def test_the_silos_own_log_is_anchored_at_the_portal_and_holds_the_round(ready, portal):
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(3))
+    rounds_of(ready, 3)
+    ready.close()
+    node = ready.node()
+    types = [record["type"] for record in node.evidence.records()]
+    assert types[:2] == ["policy.changed", "study.approved"]
+    for kind in ("round.cohort", "update.exported", "round.finished"):
+        assert kind in types
+    assert portal.silo_notes, "the checkpoint was sent when the silo stopped"
+    assert node.evidence.counts()["sequenced"] == len(types)
+    node.close()
+
+
+def test_status_tells_what_was_sent_and_what_is_in_force(ready, portal):
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(2))
+    status = ready.status()
+    assert status["running"] is True
+    assert status["last_contact"]
+    for kind in ("update", "keys", "bundles", "ready", "list", "unmask", "state"):
+        assert status["sent"][kind]["bytes_up"] > 0
+    assert status["policy"]["version"] == 1
+    assert [each["decision"] for each in status["approvals"]] == ["approve"]
+    assert status["problems"] == []
+
+
+def test_a_newer_attempt_ends_the_older_one(ready, portal):
+    portal.absent = {"site-4": "bundles"}
+    portal.holding = True
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    with portal.condition:
+        portal.holding = False
+        portal.absent = {"site-2": "bundles", "site-3": "bundles", "site-4": "bundles"}
+        portal.follow()
+    portal.wait(lambda: "site-1" in portal.round(1).mail["bundles"])
+    portal.absent = {}
+    portal.again()
+    portal.wait(lambda: portal.finished(1))
+    assert portal.round(1, 2).stage == "finished"
+    keys = [portal.round(1, attempt).mail["keys"]["site-1"].payload for attempt in (1, 2)]
+    assert keys[0] != keys[1]
+
+
+def test_it_waits_for_a_portal_that_is_not_there_yet(ready, portal):
+    portal.fault = lambda method, path: 0
+    ready.start()
+    ready.until(lambda: "PORTAL_UNREACHABLE" in (ready.folder / "run.log").read_text())
+    portal.fault = lambda method, path: None
+    portal.begin()
+    portal.wait(lambda: portal.finished(1), 40)
