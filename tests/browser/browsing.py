@@ -1,0 +1,199 @@
+"""Chromium for the browser tests: start it, sign in as a person does (password, then a TOTP code), look for faults.
+
+    with served(home) as base, chromium() as browser:
+        page = new_page(browser)
+        sign_in(page, base, "ada", password, totp_secret)
+
+Every page made here fails loudly: a script error or a refused resource (CSP, 404) is kept in `page.faults`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+EXECUTABLE = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NARROW = {"width": 360, "height": 780}
+WIDE = {"width": 1280, "height": 900}
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium from the system; closed at the end."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(EXECUTABLE), args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def portal_environment(home: Path) -> dict[str, str]:
+    """The environment of a portal of its own in `home`: SQLite, no broker, this machine only."""
+    return os.environ | {
+        "CONSILIUM_HOME": str(home),
+        "BROKER_URL": "memory://",
+        "DATABASE_URL": "",
+        "DJANGO_SETTINGS_MODULE": "portal.settings.demo",
+        "ALLOWED_HOSTS": "127.0.0.1,localhost,testserver",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}",
+    }
+
+
+def seed_portal(home: Path) -> dict[str, Any]:
+    """Fill the portal in `home` with what seed_pages.py makes, unless it is there; its accounts, password and TOTP seed."""
+    kept = home / "accounts.json"
+    if not kept.exists():
+        script = [sys.executable, str(ROOT / "tests" / "browser" / "seed_pages.py")]
+        made = subprocess.run(script, env=portal_environment(home), capture_output=True, text=True)
+        if made.returncode:
+            raise RuntimeError(f"the portal could not be filled:\n{made.stderr[-4000:]}")
+        kept.write_text(made.stdout[made.stdout.rindex("\n{\n") :])
+    return json.loads(kept.read_text())
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The portal in `home`, served as in the demo on a free port; yields its address. What it says is in server.log."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("granian")), "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1", "--working-dir", str(ROOT / "platform"), "--no-ws", "portal.asgi:application",
+    ]  # fmt: skip
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=portal_environment(home), stdout=log, stderr=log)
+    try:
+        _until_up(f"http://127.0.0.1:{port}", server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _until_up(base: str, server: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + 40
+    while time.monotonic() < ends and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{base}/healthz", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError("the portal did not start within 40 s; its folder's server.log says why")
+
+
+def new_page(browser: Any, *, narrow: bool = False, dark: bool = False, state: Any = None) -> Any:
+    """A page in a context of its own; `state`: cookies of another context (`page.context.storage_state()`)."""
+    context = browser.new_context(
+        viewport=NARROW if narrow else WIDE,
+        color_scheme="dark" if dark else "light",
+        timezone_id="Europe/Berlin",
+        locale="en-GB",
+        storage_state=state,
+    )
+    page = context.new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(f"script: {error}"))
+    page.on(
+        "console", lambda message: page.faults.append(f"console: {message.text}") if message.type == "error" else None
+    )
+    page.on("requestfailed", lambda request: _failed(page, request))
+    return page
+
+
+def _failed(page: Any, request: Any) -> None:
+    # Leaving a page cuts off what it was still asking for, an event stream always.
+    if request.failure != "net::ERR_ABORTED":
+        page.faults.append(f"request: {request.url}")
+
+
+def totp(secret: str, at: float | None = None) -> str:
+    """The six digits (RFC 6238, SHA-1, 30 s) that an authenticator app shows for a base32 secret."""
+    counter = struct.pack(">Q", int(at if at is not None else time.time()) // 30)
+    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+    mac = hmac.new(key, counter, hashlib.sha1).digest()
+    place = mac[-1] & 15
+    return f"{(struct.unpack('>I', mac[place : place + 4])[0] & 0x7FFFFFFF) % 1_000_000:06d}"
+
+
+def sign_in(page: Any, base: str, username: str, password: str, secret: str | None = None) -> None:
+    """Sign in through the real pages. With `secret` the portal asks for a code; raises where it lets nobody in."""
+    page.goto(f"{base}/account/login/")
+    page.get_by_label("User name or e-mail").fill(username)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    if secret is not None:
+        page.wait_for_url("**/2fa/authenticate/**")
+        _enter_code(page, secret)
+        if page.get_by_role("alert").count():
+            # A code counts once, and ends with its half minute: the next one is new on both counts.
+            time.sleep(30.1 - time.time() % 30)
+            _enter_code(page, secret)
+    page.wait_for_url(f"{base}/")
+
+
+def _enter_code(page: Any, secret: str) -> None:
+    page.locator("input[name=code]").fill(totp(secret))
+    with page.expect_navigation():
+        page.get_by_role("button", name="Sign in").click()
+
+
+def sideways(page: Any) -> int:
+    """Pixels by which the page is wider than its window (0 where nothing must be scrolled sideways)."""
+    return page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+FAULTS = """() => {
+  const found = [];
+  const seen = new Set();
+  document.querySelectorAll('[id]').forEach(e => { if (seen.has(e.id)) found.push('twice the id ' + e.id); seen.add(e.id); });
+  document.querySelectorAll('input:not([type=hidden]), select, textarea').forEach(e => {
+    if (!e.labels?.length && !e.getAttribute('aria-label')) found.push('no label: ' + (e.name || e.id)); });
+  document.querySelectorAll('button, a[href]').forEach(e => {
+    if (!e.textContent.trim() && !e.getAttribute('aria-label') && !e.hidden)
+      found.push('no name: ' + e.outerHTML.slice(0, 80)); });
+  document.querySelectorAll('table').forEach(t => { if (!t.querySelector('th[scope]')) found.push('table without scope'); });
+  document.querySelectorAll('svg[role=img]').forEach(s => { if (!s.getAttribute('aria-label')) found.push('unnamed svg'); });
+  document.querySelectorAll('[aria-describedby]').forEach(e => e.getAttribute('aria-describedby').split(' ').forEach(i => {
+    if (!document.getElementById(i)) found.push('describes nothing: ' + i); }));
+  if (document.querySelectorAll('h1').length !== 1) found.push('h1: ' + document.querySelectorAll('h1').length);
+  if (!document.querySelector('main')) found.push('no main');
+  if (!document.documentElement.lang) found.push('no language');
+  document.querySelectorAll('[style], style, script:not([src])').forEach(e => found.push('inline: ' + e.outerHTML.slice(0, 90)));
+  return found; }"""
+
+
+def accessibility_faults(page: Any) -> list[str]:
+    """What a quick audit of the page finds: labels, names, headers of tables, ids, landmarks, inline code."""
+    return page.evaluate(FAULTS)
