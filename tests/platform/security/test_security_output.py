@@ -25,6 +25,8 @@ from portal.problems import Refused
 from protocol.manifest import ManifestError, freeze
 from protocol.plain_text import first_unsafe, visible
 
+HERE = Path(__file__).resolve().parents[3]
+
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7|add:7 }}{% now 'Y' %}"
 STEERS = ["a\x1b[2Jb", "a\x9b2Jb", "a\x00b", "a\x07b", "a\u202eb", "a\u2066b", "a\u200fb", "a\u2028b", "a\nb", "a\rb"]
 
