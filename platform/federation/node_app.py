@@ -38,6 +38,9 @@ THREADS = 2
 _CONNECTION_SECONDS = 300.0
 _pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="node")
 _bodies = asyncio.Semaphore(THREADS)
+_pieces = asyncio.Semaphore(2 * THREADS)
+SLICE = 2**18
+"""Bytes handed to the server at once, so that it never holds a whole piece for a silo that reads slowly."""
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 """Silo -> its turn: of each silo one body at a time is read, so that a slow one leaves places to the others."""
 
@@ -75,6 +78,17 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if is_upload(asked.method, asked.path):
             answer = await _upload(asked, receive)
+        elif asked.method == "GET":
+            # A piece of a sum or model lies in memory until it is sent: however many silos ask, only a few at a time.
+            await read_body(receive, ENVELOPE_LIMIT)
+            async with _pieces:
+                found = await blocking(_answer, asked, b"")
+                try:
+                    async with asyncio.timeout(settings.BODY_SECONDS):  # a reader that stands still gives its place up
+                        await send_answer(asked, found, send)
+                except TimeoutError:
+                    log.warning("node.answer_too_slow", path=asked.path)
+            return
         else:
             body = await read_body(receive, ENVELOPE_LIMIT)
             answer = await blocking(_answer, asked, body)
@@ -201,4 +215,6 @@ async def _send(
     every = {**headers, **signed, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in every.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    for start in range(0, len(body) - SLICE, SLICE):
+        await send({"type": "http.response.body", "body": body[start : start + SLICE], "more_body": True})
+    await send({"type": "http.response.body", "body": body[max(0, (len(body) - 1) // SLICE * SLICE) :]})
