@@ -221,10 +221,13 @@ def test_status_tells_what_was_sent_and_what_is_in_force(ready, portal):
     ready.start()
     portal.begin()
     portal.wait(lambda: portal.finished(2))
+    kinds = {"update", "keys", "bundles", "ready", "list", "unmask", "state"}
+    # What was sent is noted beside the sending, a moment later.
+    ready.until(lambda: kinds <= ready.status()["sent"].keys())
     status = ready.status()
     assert status["running"] is True
     assert status["last_contact"]
-    for kind in ("update", "keys", "bundles", "ready", "list", "unmask", "state"):
+    for kind in kinds:
         assert status["sent"][kind]["bytes_up"] > 0
     assert status["policy"]["version"] == 1
     assert [each["decision"] for each in status["approvals"]] == ["approve"]
