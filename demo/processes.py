@@ -112,8 +112,3 @@ def call(
     if done.returncode not in ok:
         raise ProcessFailed(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.returncode, done.stdout + (done.stderr if done.returncode else "")
-
-
-def run(command: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> str:
-    """Runs a short command and returns what it printed; raises ProcessFailed when its code is not 0."""
-    return call(command, env=env, cwd=cwd)[1]

@@ -9,13 +9,8 @@ Every page made here fails loudly: a script error or a refused resource (CSP, 40
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import os
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -24,6 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from demo.people import totp
+from demo.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTABLE = Path("/usr/bin/chromium")
@@ -81,9 +79,7 @@ def seed_portal(home: Path) -> dict[str, Any]:
 @contextmanager
 def served(home: Path) -> Iterator[str]:
     """The portal in `home`, served as in the demo on a free port; yields its address. What it says is in server.log."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     command = [
         str(Path(sys.executable).with_name("granian")), "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port),
         "--workers", "1", "--working-dir", str(ROOT / "platform"), "--no-ws", "portal.asgi:application",
@@ -136,15 +132,6 @@ def _failed(page: Any, request: Any) -> None:
     # Leaving a page cuts off what it was still asking for, an event stream always.
     if request.failure != "net::ERR_ABORTED":
         page.faults.append(f"request: {request.url}")
-
-
-def totp(secret: str, at: float | None = None) -> str:
-    """The six digits (RFC 6238, SHA-1, 30 s) that an authenticator app shows for a base32 secret."""
-    counter = struct.pack(">Q", int(at if at is not None else time.time()) // 30)
-    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
-    mac = hmac.new(key, counter, hashlib.sha1).digest()
-    place = mac[-1] & 15
-    return f"{(struct.unpack('>I', mac[place : place + 4])[0] & 0x7FFFFFFF) % 1_000_000:06d}"
 
 
 def sign_in(page: Any, base: str, username: str, password: str, secret: str | None = None) -> None:

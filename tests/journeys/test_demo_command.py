@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pydicom
 import pytest
 
 from demo import synthetic
+from tests.journeys.conftest import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "var" / "demo"
@@ -30,16 +30,8 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def left_behind() -> list[str]:
-    """Command lines of living processes that the demo started."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), *process.environ().values()]
-            if process.status() != psutil.STATUS_ZOMBIE and any(str(DEMO) in word for word in words):
-                found.append(" ".join(process.cmdline()))
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+    """Living processes that the demo started."""
+    return [str(process) for process in processes_of(DEMO)]
 
 
 @pytest.fixture(scope="module")
