@@ -166,7 +166,11 @@ class Plan(Part):
 
 
 class Aggregation(Part):
-    """Secure aggregation: sizes, words on the wire, and the L2 bound `clip_norm` of one update."""
+    """Secure aggregation: sizes, words on the wire, the L2 bound `clip_norm` of one update, and the checks.
+
+    sketch: whether each silo shows a sketch of its update, so that one out of bounds is left out before the unmasking.
+    check_words: whether a sum may stand although a member's check word never came ("optional"), or never ("required").
+    """
 
     protocol: Literal["consilium-secagg/1"]
     min_roster: int = Field(ge=3, le=254)
@@ -174,7 +178,8 @@ class Aggregation(Part):
     word_bits: Literal[32]
     fraction_bits: int = Field(ge=1, le=30)
     clip_norm: float = Field(gt=0, le=1e6)
-    sketch: Literal[False]
+    sketch: bool
+    check_words: Literal["required", "optional"]
     sparse_from: int = Field(ge=3)
 
 

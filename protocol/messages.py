@@ -43,15 +43,19 @@ from protocol.signing import Envelope, SigningKey, keyid, sign_envelope, verify_
 __all__ = [
     "KINDS",
     "Bundles",
+    "Check",
     "Heartbeat",
     "Keys",
     "ListSignature",
     "Message",
     "MessageError",
     "Metrics",
+    "Nonce",
     "Ready",
     "Reason",
     "Refusal",
+    "SecondList",
+    "Sketch",
     "State",
     "TableRow",
     "Unmask",
@@ -183,12 +187,62 @@ class ListSignature(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sketch(Message):
+    """6. The silo's sketch: 256 linear sums of its update's words, under a seed that nobody knew before the uploads.
+
+    first_list: digest of L1.   nonces: digest of the signed lists whose first nonces make the seed.
+    sums: 256 signed 64-bit integers, little-endian.
+    """
+
+    STAGE = "sketch"
+    first_list: str = _named(DIGEST)
+    nonces: str = _named(DIGEST)
+    sums: bytes = _named(bytes_field(256 * 8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondList(Message):
+    """6. The list L2: whom of L1 the manifest's rule leaves in the sum, after all sketches.
+
+    first_list: digest of L1.   sketches: digest of all signed sketches that the rule was given.
+    """
+
+    STAGE = "second"
+    members: tuple[str, ...] = _named(SILOS)
+    first_list: str = _named(DIGEST)
+    sketches: str = _named(DIGEST)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unmask(Message):
     """7. Shares (32 bytes each): of b for the members of the list, of K for the rest of R. Never both for one silo."""
 
     STAGE = "unmask"
     self_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32)))
     list_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nonce(Message):
+    """8. Opens the second nonce, once the portal is bound to a sum. sum: digest of the published sum's bytes."""
+
+    STAGE = "nonce"
+    sum: str = _named(DIGEST)
+    nonce: bytes = _named(bytes_field(32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Message):
+    """8. The silo's check word on what it sent itself.
+
+    sum: as in `Nonce`.   nonces: digest of the signed nonces that make the coefficients.
+    word: a number below 2^61 - 1, 8 bytes, big-endian.
+    """
+
+    STAGE = "check"
+    sum: str = _named(DIGEST)
+    nonces: str = _named(DIGEST)
+    word: bytes = _named(bytes_field(8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +286,10 @@ class Heartbeat(Message):
 KINDS: Final[Mapping[str, type[Message]]] = MappingProxyType(
     {
         kind.STAGE: kind
-        for kind in (Keys, Bundles, Ready, Update, ListSignature, Unmask, State, Refusal, Metrics, Heartbeat)
+        for kind in (
+            *(Keys, Bundles, Ready, Update, ListSignature, Sketch, SecondList, Unmask, Nonce, Check, State),
+            *(Refusal, Metrics, Heartbeat),
+        )
     }
 )
 """Stage -> class, in the order of a round."""

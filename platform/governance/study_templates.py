@@ -58,6 +58,7 @@ _BASE: dict[str, Any] = {
         "fraction_bits": 20,
         "clip_norm": 20.0,
         "sketch": False,
+        "check_words": "required",
         "sparse_from": 64,
     },
     "privacy": {"mode": "none"},

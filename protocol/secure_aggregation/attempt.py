@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocol import canonical
 from protocol.messages import Message, seal
@@ -12,7 +15,7 @@ from protocol.secure_aggregation import sealing, sets
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import Journal, StudyLedger
 from protocol.secure_aggregation.masking import Masks
-from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.parameters import Kind, RoundParameters
 from protocol.secure_aggregation.records import Records, envelope_in
 from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
 from protocol.signing import Envelope, SigningKey, keyid
@@ -21,7 +24,7 @@ SECRET_BYTES = 32
 
 
 class Attempt:
-    """One silo in one attempt; see `silo.SiloRound` for the parameters. The steps are in set_up, upload and reveal."""
+    """One silo in one attempt; see `silo.SiloRound` for the parameters. The steps are in set_up, upload, sketching, reveal and checking."""
 
     def __init__(
         self,
@@ -109,4 +112,18 @@ class Attempt:
 
     def _spend(self, roster: RosterView, view: ListView) -> None:
         facts = {"attempt": self.parameters.attempt, "ctx": self._ctx.hex(), "roster": roster.digest, **view.facts()}
-        self._ledger.spend(self.parameters.round, self._model(), facts)
+        final = self.parameters.sketch is None
+        self._ledger.spend(self.parameters.round, self._model(), facts, final=final)
+
+    def _own_chunks(self, kind: Kind) -> Iterator[bytes]:
+        """The journaled words of body or tail, chunk by chunk in order, not masked."""
+        for k in range(self.parameters.chunk_count):
+            if self.parameters.chunk_range(k)[0] == kind:
+                words = self._records.chunk(k)
+                if words is None:
+                    raise ProtocolViolation("ROUND_OVER", "the words of this attempt are gone")
+                yield words
+
+    def _own_body(self) -> Iterator[NDArray[np.int32]]:
+        """The journaled body as signed words."""
+        return (np.frombuffer(words, dtype="<i4") for words in self._own_chunks("body"))

@@ -2,7 +2,7 @@
 
     round/<study>/<round>/<attempt>/..   secrets, accepted sets, quantised words, sent messages: `destroy` erases them
     study/<study>/joined/<n>             which (round, attempt) were joined, in order; the last is the newest
-    study/<study>/spent/<round>          the one list this silo signed (or unmasked) in that round
+    study/<study>/spent/<round>          the one list L1 this silo signed (or accepted) in that round
     study/<study>/lists/<model>/<n>      every list signed for one model state
     study/<study>/unmasked/<model>/<n>   every list unmasked for it
     study/<study>/resumed/<model>/<n>    every steward's signed resume for it
@@ -90,8 +90,11 @@ class StudyLedger:
         """What this silo signed in the round: {"attempt", "members", ..}; None where it signed no list."""
         return self._read(f"spent/{number}")
 
-    def spend(self, number: int, model: str, facts: dict[str, Any]) -> None:
-        """Sign (or unmask) one list in this round, on disk before the signature exists.
+    def spend(self, number: int, model: str, facts: dict[str, Any], *, final: bool) -> None:
+        """Sign (or accept) one list L1 in this round, on disk before the signature exists.
+
+        Parameters:
+            final: whether its members will be summed as they stand; with the sketch check L2 decides that.
 
         Raises:
             ProtocolViolation: ROUND_SPENT where another list or attempt spent the round; OTHER_LIST_UNMASKED where
@@ -101,7 +104,8 @@ class StudyLedger:
         spent = self.spent(number)
         if spent is not None and spent != facts:
             raise ProtocolViolation("ROUND_SPENT", f"this silo already signed another list in round {number}")
-        self.check_members(model, facts["members"])
+        if final:
+            self.check_members(model, facts["members"])
         rows = self._rows(f"lists/{model}")
         if all(row["round"] != number for row in rows):
             self.check_open(model)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from protocol import canonical
 from protocol.keys import keyid
@@ -24,6 +24,31 @@ _STUDY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SILO_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Kind = Literal["body", "tail"]
+
+
+class Segment(NamedTuple):
+    """A run of body words in one fixed-point scale: a word is the weight's change * silo's weight * 2^fraction_bits."""
+
+    words: int
+    fraction_bits: int
+
+
+@dataclass(frozen=True)
+class SketchTerms:
+    """What the sketch check needs to know from the manifest.
+
+    Attributes:
+        weights: silo -> its fixed weight in the mean.
+        clip_norm: the L2 bound of one silo's update.
+        segments: the scales of the body's words, in order; together they cover the body.
+    """
+
+    weights: Mapping[str, int] = field(hash=False)
+    clip_norm: float
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
 
 def threshold(n: int) -> int:
@@ -54,6 +79,8 @@ class RoundParameters:
         words: d, the number of 32-bit body words; 0 in a round that only evaluates.
         tail: the number of 64-bit tail words.
         word_bits: 32; other sizes are not part of this protocol version.
+        sketch: what the sketch check needs, where the manifest asks for it and weights are summed; None without it.
+        unverified: whether the manifest lets a sum stand where a member's check word never comes.
 
     Raises:
         ValueError: a field is out of its range; the text names it.
@@ -70,6 +97,8 @@ class RoundParameters:
     words: int
     tail: int
     word_bits: int = 32
+    sketch: SketchTerms | None = None
+    unverified: bool = False
 
     def __post_init__(self) -> None:
         if not _STUDY.fullmatch(self.study):
@@ -102,7 +131,16 @@ class RoundParameters:
                 raise ValueError(f"participants: the key of {silo} has {len(public)} bytes, not 32")
         if len(set(self.participants.values())) != len(self.participants):
             raise ValueError("participants: two silos have the same key")
+        self._check_sketch()
         object.__setattr__(self, "participants", MappingProxyType(dict(self.participants)))
+
+    def _check_sketch(self) -> None:
+        if self.sketch is None:
+            return
+        if sum(segment.words for segment in self.sketch.segments) != self.words:
+            raise ValueError("sketch: the segments do not cover the body's words")
+        if self.sketch.weights.keys() != self.participants.keys():
+            raise ValueError("sketch: weights must name exactly the participants")
 
     @cached_property
     def signers(self) -> Mapping[str, str]:

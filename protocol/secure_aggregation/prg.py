@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from protocol.secure_aggregation.parameters import PROTOCOL
 
-Label = Literal["self", "pair", "tail"]
+Label = Literal["self", "pair", "tail", "check"]
 Words = NDArray[np.unsignedinteger[Any]]
 
 SEED_BYTES: Final = 32
@@ -46,7 +46,7 @@ class Stream:
 
     Parameters:
         seed: 32 bytes.
-        label: "self" and "pair" for the body, "tail" for the tail of either.
+        label: "self" and "pair" for the body, "tail" for the tail of either; "check" for check_word.py.
         ctx: 32 bytes, the attempt's context.
 
     Raises:

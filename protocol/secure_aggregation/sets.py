@@ -1,4 +1,6 @@
-"""The signed sets of a round, read the same way by silo and coordinator: roster, ready set R, updates, list L.
+"""The signed sets of a round, read the same way by silo and coordinator: roster, ready set R, updates, list L1.
+
+What comes after the list (sketches, L2, check words) is read in checks.py.
 
 Each set lies within its parent (list in R, R in the roster, roster in the manifest's participants), names no silo
 twice, and has the size that everybody recomputes. Every function raises `ProtocolViolation` and returns only what
@@ -52,11 +54,16 @@ class ReadyView:
 
 @dataclass(frozen=True)
 class ListView:
-    """A list L: whose updates are summed. members: sorted; updates: digest that names all signed chunk digests."""
+    """A list L1: whose update is complete. members: sorted; updates: digest that names all signed chunk digests."""
 
     members: tuple[str, ...]
     ready_set: str
     updates: str
+
+    @property
+    def digest(self) -> str:
+        """Names the list in all that follows it."""
+        return canonical.digest(canonical.encode(self.facts()))
 
     def facts(self) -> dict[str, object]:
         """What two lists must share to be the same list."""
@@ -103,7 +110,7 @@ def read_roster(parameters: RoundParameters, envelopes: Iterable[Envelope]) -> R
 
     Whether a key can be sealed to shows when it is done: the coordinator tries each as it comes, each silo uses it.
     """
-    keys, signed = _open_all(parameters, Keys, envelopes, None)
+    keys, signed = open_all(parameters, Keys, envelopes, None)
     if len(keys) < parameters.min_roster:
         raise ProtocolViolation(
             "ROSTER_TOO_SMALL", f"the roster has {len(keys)} silos, the manifest asks for {parameters.min_roster}"
@@ -128,7 +135,7 @@ def check_ready(roster: RosterView, message: Ready) -> None:
 
 def read_ready(parameters: RoundParameters, roster: RosterView, envelopes: Iterable[Envelope]) -> ReadyView:
     """The set R. Raises: ProtocolViolation (TWICE, NOT_OPENED, SET_TOO_SMALL, `check_ready`, `open_signed`)."""
-    ready, signed = _open_all(parameters, Ready, envelopes, roster)
+    ready, signed = open_all(parameters, Ready, envelopes, roster)
     for silo, message in ready.items():
         check_ready(roster, message)
         for other in ready:
@@ -157,7 +164,7 @@ def read_updates(
     parameters: RoundParameters, roster: RosterView, ready: ReadyView, envelopes: Iterable[Envelope]
 ) -> ListView:
     """The list of those whose `update` is there. Raises: ProtocolViolation (TWICE, SET_TOO_SMALL, `check_update`)."""
-    updates, signed = _open_all(parameters, Update, envelopes, roster)
+    updates, signed = open_all(parameters, Update, envelopes, roster)
     for message in updates.values():
         check_update(parameters, ready, message)
     check_size(parameters, roster, len(updates), "list")
@@ -185,7 +192,7 @@ def read_lists(
     parameters: RoundParameters, roster: RosterView, ready: ReadyView, envelopes: Iterable[Envelope]
 ) -> ListView:
     """The one list that at least t of its members signed. Raises: ProtocolViolation (TWO_LISTS, TOO_FEW_SIGNATURES)."""
-    lists, _ = _open_all(parameters, ListSignature, envelopes, roster)
+    lists, _ = open_all(parameters, ListSignature, envelopes, roster)
     views = {check_list(parameters, roster, ready, message) for message in lists.values()}
     if len(views) > 1:
         raise ProtocolViolation("TWO_LISTS", "the silos signed different lists; nothing is revealed")
@@ -208,7 +215,7 @@ def set_digest(signed: Mapping[str, Envelope]) -> str:
     return canonical.digest(canonical.encode([[silo, signed[silo].digest] for silo in sorted(signed)]))
 
 
-def _open_all(
+def open_all(
     parameters: RoundParameters, kind: type[M], envelopes: Iterable[Envelope], roster: RosterView | None
 ) -> tuple[dict[str, M], dict[str, Envelope]]:
     """All messages of a set by silo, sorted. Raises: ProtocolViolation (TWICE and `open_signed`)."""

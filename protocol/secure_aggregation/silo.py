@@ -1,7 +1,12 @@
 """The silo's side of a round: checks everything that comes in, and reveals nothing that could open one update.
 
     keys() -> accept_roster() -> accept_bundles() -> accept_ready()
-           -> begin_update(), masked_chunk(k).., finish_update() -> sign_list() -> unmask() -> sign_state() -> destroy()
+           -> begin_update(), masked_chunk(k).., finish_update()
+           -> sign_list() [-> show_sketch() -> sign_second()] -> unmask()
+           -> open_nonce() -> send_check() -> verify_sum() -> sign_state() -> destroy()
+
+What stands in brackets is there where the manifest has the sketch check. `agree()` stands in for what a silo that was
+away missed between its update and the sum.
 
 No I/O but the journal, which is written before each step has its effect. A `SiloRound` holds no state of its own that
 matters: after a crash a new one over the same journal goes on, and a step called again with the same input gives the
@@ -11,12 +16,13 @@ a round over all attempts.
 
 from __future__ import annotations
 
-from protocol.secure_aggregation.reveal import Reveal
+from protocol.secure_aggregation.checking import Checking
 from protocol.secure_aggregation.set_up import SetUp
+from protocol.secure_aggregation.sketching import Sketching
 from protocol.secure_aggregation.upload import Upload
 
 
-class SiloRound(SetUp, Upload, Reveal):
+class SiloRound(SetUp, Upload, Sketching, Checking):
     """One silo in one attempt of one round.
 
     Parameters:

@@ -64,6 +64,7 @@ def example() -> dict[str, Any]:
             "fraction_bits": 20,
             "clip_norm": 10.0,
             "sketch": False,
+            "check_words": "required",
             "sparse_from": 64,
         },
         "privacy": {"mode": "none"},

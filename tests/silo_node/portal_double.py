@@ -442,6 +442,7 @@ class PortalDouble:
                 "fraction_bits": 16,
                 "clip_norm": 100.0,
                 "sketch": False,
+                "check_words": "required",
                 "sparse_from": 64,
             },
             "privacy": {"mode": "none"},

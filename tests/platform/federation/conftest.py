@@ -403,6 +403,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "fraction_bits": 16,
             "clip_norm": 10.0,
             "sketch": False,
+            "check_words": "required",
             "sparse_from": 64,
         },
         "privacy": {"mode": "none"},

@@ -1,0 +1,193 @@
+"""Steps 8 and 9 of a silo's round: hold the published sum against what all members sent, then sign the next state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol import canonical
+from protocol.messages import Check, MessageError, Nonce, State, TableRow
+from protocol.model_state import TensorSpec
+from protocol.secure_aggregation import check_word, checks, sketch
+from protocol.secure_aggregation.check_word import CheckWord
+from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.records import envelope_in, envelope_out
+from protocol.secure_aggregation.reveal import Reveal
+from protocol.signing import Envelope
+
+
+class Checking(Reveal):
+    """`open_nonce()`, `send_check()`, `verify_sum()`, `sign_state()`."""
+
+    # --- 8. check words ----------------------------------------------------------------------------------------------
+
+    def open_nonce(self, published: str) -> Envelope:
+        """Open the second nonce, once a round, for the sum to which the portal is bound.
+
+        Parameters:
+            published: digest of the sum's bytes, from facts that the portal signed (the caller checks that).
+
+        Raises:
+            ProtocolViolation: OUT_OF_STAGE before `agree`, LEFT_OUT (this silo's update is not in the sum), SECOND_SUM.
+        """
+        with self._lock:
+            own = self._secrets("open_nonce()")
+            if self.silo not in self._final("open_nonce()").members:
+                raise ProtocolViolation("LEFT_OUT", f"the update of {self.silo} is not in this sum; it checks nothing")
+            message = self._seal(
+                Nonce,
+                roster=self._need_roster("open_nonce()").digest,
+                sum=published,
+                nonce=canonical.unb64(own["nonces"][1]),
+            )
+            record = self._records.read("sum")
+            if record is None:
+                record = {"sum": published, "sent": envelope_out(message)}
+                self._records.write("sum", record)
+            if record["sum"] != published:
+                raise ProtocolViolation("SECOND_SUM", "the portal published another sum in this round before")
+            return envelope_in(record["sent"])
+
+    def send_check(self, nonce_envelopes: Iterable[Envelope]) -> Envelope:
+        """Send the check word on the journaled update, once a round, under the nonces of t members, its own among them.
+
+        Raises:
+            ProtocolViolation: OUT_OF_STAGE, LEFT_OUT, OTHER_MESSAGE, SECOND_CHECK, and what `checks.read_nonces` raises.
+        """
+        with self._lock:
+            self._secrets("send_check()")
+            opened = self._records.need("sum", "send_check()")
+            roster, ready = self._need_roster("send_check()"), self._need_ready("send_check()")
+            final, envelopes = self._final("send_check()"), list(nonce_envelopes)
+            nonces = checks.read_nonces(self.parameters, roster, ready, final, opened["sum"], envelopes)
+            # Its own nonce, unknown before the sum was fixed, is what makes the coefficients unforeseen.
+            sent = envelope_in(opened["sent"])
+            if all(envelope.payload != sent.payload for envelope in envelopes):
+                raise ProtocolViolation("LEFT_OUT", f"the nonce of {self.silo} is not among those that were opened")
+            record = self._records.read("check")
+            if record is None:
+                word = CheckWord(nonces.seed, self._ctx)
+                for body in self._own_body():
+                    word.body(body)
+                for tail in self._own_chunks("tail"):
+                    word.tail(np.frombuffer(tail, dtype="<u8"))
+                message = self._seal(
+                    Check,
+                    roster=roster.digest,
+                    sum=opened["sum"],
+                    nonces=nonces.digest,
+                    word=check_word.to_bytes(word.value),
+                )
+                record = {
+                    "nonces": nonces.digest,
+                    "seed": canonical.b64(nonces.seed),
+                    "sent": envelope_out(message),
+                }
+                self._records.write("check", record)
+            if record["nonces"] != nonces.digest:
+                raise ProtocolViolation("SECOND_CHECK", "this silo already sent a check word under other nonces")
+            return envelope_in(record["sent"])
+
+    def verify_sum(
+        self, check_envelopes: Iterable[Envelope], body: Iterable[NDArray[np.int32]], tail: NDArray[np.uint64]
+    ) -> bool:
+        """Hold the published sum against the check words of all members, and against their sketches where it has them.
+
+        Parameters:
+            body: the sum's body as signed words, in order, in blocks of any length; the caller compared the bytes with
+                the digest of `open_nonce`.
+            tail: the sum's tail.
+
+        Returns:
+            True; False where a member's check word never came and the manifest lets the sum stand so. The sketches are
+            held against the sum in both cases.
+
+        Raises:
+            ProtocolViolation: OUT_OF_STAGE, CHECK_MISSING, SUM_NOT_TRUE, SKETCH_DIFFERS, and what `checks.read_checks`
+                raises. Then no state is signed in this attempt.
+        """
+        with self._lock:
+            self._secrets("verify_sum()")
+            own, opened = self._records.need("check", "verify_sum()"), self._records.need("sum", "verify_sum()")
+            roster, final = self._need_roster("verify_sum()"), self._final("verify_sum()")
+            expected = checks.read_checks(
+                self.parameters, roster, final, opened["sum"], own["nonces"], self._with_own(check_envelopes, own)
+            )
+            blocks = list(body)
+            self._check_sketches(blocks)
+            if expected is not None:
+                word = CheckWord(canonical.unb64(own["seed"]), self._ctx)
+                for block in blocks:
+                    word.body(block)
+                word.tail(tail)
+                if word.value != expected:
+                    raise ProtocolViolation(
+                        "SUM_NOT_TRUE",
+                        "the published sum is not the sum of what the members sent: the portal, or a member, is false",
+                    )
+            verdict = {"verified": expected is not None}
+            before = self._records.read("verified")
+            if before is None:
+                self._records.write("verified", verdict)
+            elif before != verdict:
+                raise ProtocolViolation("SECOND_CHECK", "the sum was judged with other check words before")
+            return expected is not None
+
+    def _with_own(self, envelopes: Iterable[Envelope], own: dict[str, object]) -> list[Envelope]:
+        """The check words that came; the own one must be the one that was sent."""
+        came = list(envelopes)
+        sent = envelope_in(own["sent"])  # type: ignore[arg-type]
+        if all(envelope.payload != sent.payload for envelope in came):
+            raise ProtocolViolation("OTHER_MESSAGE", f"the check words do not hold the one that {self.silo} sent")
+        return came
+
+    def _check_sketches(self, blocks: list[NDArray[np.int32]]) -> None:
+        """The sketch of the sum is the sum of the members' sketches, exactly, where this silo signed the second list."""
+        second = self._records.read("second")
+        if second is None:
+            return
+        shown = self._records.need("sketch", "verify_sum()")
+        terms = checks.terms_of(self.parameters)
+        found = sketch.sketch(canonical.unb64(shown["seed"]), self._ctx, terms.segments, blocks)
+        if found.astype("<i8").tobytes() != canonical.unb64(second["total"]):
+            raise ProtocolViolation(
+                "SKETCH_DIFFERS",
+                "the sketch of the published sum is not the sum of the members' sketches: the portal, or a member, is "
+                "false; the sum is thrown away",
+            )
+
+    # --- 9. state ----------------------------------------------------------------------------------------------------
+
+    def sign_state(self, digest: str, table: Iterable[TensorSpec | TableRow] | None = None) -> Envelope:
+        """Sign the digest of the model state that this silo computed itself, once an attempt.
+
+        Parameters:
+            digest: "sha256:<64 hex>" of the state.
+            table: only, and always, in the round that makes the first model: its tensors.
+
+        Raises:
+            ProtocolViolation: SECOND_STATE, OUT_OF_STAGE (not in a roster, or the sum was not verified), BAD_STATE.
+        """
+        with self._lock:
+            if (table is None) != (self.parameters.model is not None):
+                raise ProtocolViolation("BAD_STATE", "a table is signed with the first model, and only with it")
+            if table is None:
+                self._secrets("sign_state()")
+                self._records.need("verified", "sign_state()")
+                roster, rows = self._need_roster("sign_state()").digest, None
+            else:
+                self._check_current()
+                roster, rows = None, tuple(TableRow(row.name, tuple(row.shape), row.kind) for row in table)
+            try:
+                message = self._seal(State, roster=roster, state=digest, table=rows)
+            except MessageError as error:
+                raise ProtocolViolation("BAD_STATE", str(error)) from error
+            record = {"sent": envelope_out(message)}
+            before = self._records.read("state")
+            if before is None:
+                self._records.write("state", record)
+            elif before != record:
+                raise ProtocolViolation("SECOND_STATE", "this silo already signed another state in this attempt")
+            return message
