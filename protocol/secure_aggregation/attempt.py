@@ -24,7 +24,8 @@ SECRET_BYTES = 32
 
 
 class Attempt:
-    """One silo in one attempt; see `silo.SiloRound` for the parameters. The steps are in set_up, upload, sketching, reveal and checking."""
+    """One silo in one attempt; see `silo.SiloRound` for the parameters. The steps are in set_up, upload, sketching,
+    reveal and checking."""
 
     def __init__(
         self,

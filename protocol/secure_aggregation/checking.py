@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from protocol import canonical
 from protocol.messages import Check, MessageError, Nonce, State, TableRow
 from protocol.model_state import TensorSpec
-from protocol.secure_aggregation import check_word, checks, sketch
-from protocol.secure_aggregation.check_word import CheckWord
+from protocol.secure_aggregation import check_word, checks
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.records import envelope_in, envelope_out
 from protocol.secure_aggregation.reveal import Reveal
@@ -68,17 +67,14 @@ class Checking(Reveal):
                 raise ProtocolViolation("LEFT_OUT", f"the nonce of {self.silo} is not among those that were opened")
             record = self._records.read("check")
             if record is None:
-                word = CheckWord(nonces.seed, self._ctx)
-                for body in self._own_body():
-                    word.body(body)
-                for tail in self._own_chunks("tail"):
-                    word.tail(np.frombuffer(tail, dtype="<u8"))
+                tail = (np.frombuffer(words, dtype="<u8") for words in self._own_chunks("tail"))
+                word = checks.own_word(self.parameters, nonces.seed, self._own_body(), tail)
                 message = self._seal(
                     Check,
                     roster=roster.digest,
                     sum=opened["sum"],
                     nonces=nonces.digest,
-                    word=check_word.to_bytes(word.value),
+                    word=check_word.to_bytes(word),
                 )
                 record = {
                     "nonces": nonces.digest,
@@ -118,15 +114,7 @@ class Checking(Reveal):
             blocks = list(body)
             self._check_sketches(blocks)
             if expected is not None:
-                word = CheckWord(canonical.unb64(own["seed"]), self._ctx)
-                for block in blocks:
-                    word.body(block)
-                word.tail(tail)
-                if word.value != expected:
-                    raise ProtocolViolation(
-                        "SUM_NOT_TRUE",
-                        "the published sum is not the sum of what the members sent: the portal, or a member, is false",
-                    )
+                checks.compare_words(self.parameters, canonical.unb64(own["seed"]), expected, blocks, tail)
             verdict = {"verified": expected is not None}
             before = self._records.read("verified")
             if before is None:
@@ -147,16 +135,10 @@ class Checking(Reveal):
         """The sketch of the sum is the sum of the members' sketches, exactly, where this silo signed the second list."""
         second = self._records.read("second")
         if second is None:
-            return
+            return  # it was away; t others signed that list and hold the sum against it
         shown = self._records.need("sketch", "verify_sum()")
-        terms = checks.terms_of(self.parameters)
-        found = sketch.sketch(canonical.unb64(shown["seed"]), self._ctx, terms.segments, blocks)
-        if found.astype("<i8").tobytes() != canonical.unb64(second["total"]):
-            raise ProtocolViolation(
-                "SKETCH_DIFFERS",
-                "the sketch of the published sum is not the sum of the members' sketches: the portal, or a member, is "
-                "false; the sum is thrown away",
-            )
+        total = np.frombuffer(canonical.unb64(second["total"]), dtype="<i8")
+        checks.compare_sketches(self.parameters, canonical.unb64(shown["seed"]), total, blocks)
 
     # --- 9. state ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from protocol.messages import Check, ListSignature, Nonce, SecondList, Sketch
 from protocol.secure_aggregation import check_word, sealing, sets, sketch
+from protocol.secure_aggregation.check_word import CheckWord
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms
 from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
@@ -96,9 +97,35 @@ def apply_rule(parameters: RoundParameters, roster: RosterView, sketches: Sketch
 
     Raises: ProtocolViolation (SET_TOO_SMALL) where it leaves too few.
     """
-    verdict = sketch.judge(sketches.sums, terms_of(parameters))
+    terms = terms_of(parameters)
+    weights = {silo: terms.weights[silo] for silo in sketches.sums}
+    verdict = sketch.judge(sketches.sums, weights, clip_norm=terms.clip_norm, segments=terms.segments)
     sets.check_size(parameters, roster, len(verdict.members), "second list")
     return verdict
+
+
+def total_of(sketches: SketchesView, members: Iterable[str]) -> NDArray[np.int64]:
+    """The sum of the members' sketches, modulo 2^64; the sketch of an honest sum lies far within."""
+    rows = [sketches.sums[silo] for silo in members]
+    total: NDArray[np.int64] = np.sum(rows, axis=0, dtype=np.int64)
+    return total
+
+
+def compare_sketches(
+    parameters: RoundParameters, seed: bytes, total: NDArray[np.int64], body: Iterable[NDArray[np.int32]]
+) -> None:
+    """The sketch of the sum is the sum of the members' sketches, exactly.
+
+    Raises:
+        ProtocolViolation: SKETCH_DIFFERS.
+    """
+    found = sketch.sketch(seed, terms_of(parameters).segments, body, word_bits=parameters.word_bits)
+    if not np.array_equal(found, total):
+        raise ProtocolViolation(
+            "SKETCH_DIFFERS",
+            "the sketch of the sum is not the sum of the members' sketches: the portal, or a member, is false; the sum "
+            "is thrown away",
+        )
 
 
 def check_second(parameters: RoundParameters, roster: RosterView, first: ListView, message: SecondList) -> FinalList:
@@ -209,9 +236,41 @@ def read_checks(
         return total
     if not parameters.unverified:
         raise ProtocolViolation(
-            "CHECK_MISSING", f"the check words of {', '.join(missing)} are missing; without them the sum is not believed"
+            "CHECK_MISSING",
+            f"the check words of {', '.join(missing)} are missing; without them the sum is not believed",
         )
     return None
+
+
+def compare_words(
+    parameters: RoundParameters,
+    seed: bytes,
+    expected: int,
+    body: Iterable[NDArray[np.int32]],
+    tail: NDArray[np.uint64],
+) -> None:
+    """The check word of the sum is the sum of the members' check words.
+
+    Raises:
+        ProtocolViolation: SUM_NOT_TRUE.
+    """
+    if own_word(parameters, seed, body, [tail]) != expected:
+        raise ProtocolViolation(
+            "SUM_NOT_TRUE",
+            "the published sum is not the sum of what the members sent: the portal, or a member, is false",
+        )
+
+
+def own_word(
+    parameters: RoundParameters, seed: bytes, body: Iterable[NDArray[np.int32]], tail: Iterable[NDArray[np.uint64]]
+) -> int:
+    """The check word of a vector: its body as signed words, in order, and its tail."""
+    word = CheckWord(seed, parameters.ctx)
+    for block in body:
+        word.body(block)
+    for words in tail:
+        word.tail(words)
+    return word.value
 
 
 def _check_sum(final: FinalList, published: str, message: Nonce | Check) -> None:

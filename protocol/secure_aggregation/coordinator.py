@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from protocol.messages import Bundles, Keys, ListSignature, Ready, Unmask, Update
-from protocol.secure_aggregation import sealing, sets
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.messages import Bundles, Check, Keys, ListSignature, Nonce, Ready, SecondList, Sketch, Unmask, Update
+from protocol.secure_aggregation import checks, sealing, sets
+from protocol.secure_aggregation.checks import FinalList, NoncesView, SketchesView
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.masking import Masks
 from protocol.secure_aggregation.parameters import RoundParameters, colluders
 from protocol.secure_aggregation.recovery import Rebuilder
 from protocol.secure_aggregation.sealing import SealingError
 from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
+from protocol.secure_aggregation.sketch import Verdict
 from protocol.signing import Envelope
 
 
@@ -173,26 +178,172 @@ class Coordinator:
             raise ProtocolViolation("TWO_LISTS", f"{message.silo} signed another list")
         return message.silo
 
-    def check_unmask(
+    # --- 6. sketches and the second list, where the manifest has them -------------------------------------------------
+
+    def check_sketch(
         self,
         roster: RosterView,
         ready_envelopes: Iterable[Envelope],
         list_envelopes: Iterable[Envelope],
         envelope: Envelope,
     ) -> str:
-        """Shares for exactly the signed list. Returns: the silo."""
-        ready = self.ready(roster, ready_envelopes)
-        view = sets.read_lists(self.parameters, roster, ready, list_envelopes)
-        return self._open_unmask(roster, ready, view, envelope).silo
+        """One sketch, under the seed of these lists' nonces. Returns: the silo."""
+        checks.terms_of(self.parameters)
+        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
+        message = sets.open_signed(self.parameters, Sketch, envelope, roster)
+        checks.check_sketch(first, nonces.digest, message)
+        return message.silo
 
-    def _open_unmask(self, roster: RosterView, ready: ReadyView, view: ListView, envelope: Envelope) -> Unmask:
+    def judge(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        sketch_envelopes: Iterable[Envelope],
+    ) -> tuple[SketchesView, Verdict]:
+        """All sketches, and what the manifest's rule says of them.
+
+        Raises:
+            ProtocolViolation: SET_TOO_SMALL where it leaves too few for a sum.
+        """
+        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
+        sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
+        return sketches, checks.apply_rule(self.parameters, roster, sketches)
+
+    def check_second(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        sketch_envelopes: Iterable[Envelope],
+        envelope: Envelope,
+    ) -> str:
+        """A signature on the second list that follows from these sketches. Returns: the silo."""
+        lists = list(list_envelopes)
+        first, nonces = self._first(roster, ready_envelopes, lists)
+        sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
+        message = sets.open_signed(self.parameters, SecondList, envelope, roster)
+        said = checks.check_second(self.parameters, roster, first, message)
+        members = checks.apply_rule(self.parameters, roster, sketches).members
+        if (said.members, said.sketches) != (members, sketches.digest):
+            raise ProtocolViolation("TWO_LISTS", f"{message.silo} signed another second list")
+        return message.silo
+
+    def sketch_of_sum(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        sketch_envelopes: Iterable[Envelope],
+        body: Iterable[NDArray[np.int32]],
+    ) -> None:
+        """Hold the sum's body (signed words, in order) against the members' sketches.
+
+        Raises:
+            ProtocolViolation: SKETCH_DIFFERS: somebody's sketch was not that of what it sent; the sum is thrown away.
+        """
+        lists = list(list_envelopes)
+        _, nonces = self._first(roster, ready_envelopes, lists)
+        sketches, verdict = self.judge(roster, ready_envelopes, lists, sketch_envelopes)
+        checks.compare_sketches(self.parameters, nonces.seed, checks.total_of(sketches, verdict.members), body)
+
+    def _first(
+        self, roster: RosterView, ready_envelopes: Iterable[Envelope], list_envelopes: Iterable[Envelope]
+    ) -> tuple[ListView, NoncesView]:
+        return checks.sketch_nonces(self.parameters, roster, self.ready(roster, ready_envelopes), list_envelopes)
+
+    # --- 7. unmask ---------------------------------------------------------------------------------------------------
+
+    def final(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        second_envelopes: Iterable[Envelope] = (),
+    ) -> FinalList:
+        """The list that is summed. `second_envelopes`: where the manifest has the sketch check."""
+        ready = self.ready(roster, ready_envelopes)
+        return checks.read_final(self.parameters, roster, ready, list_envelopes, second_envelopes)
+
+    def check_unmask(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        envelope: Envelope,
+        second_envelopes: Iterable[Envelope] = (),
+    ) -> str:
+        """Shares for exactly the list that is summed. Returns: the silo."""
+        ready = self.ready(roster, ready_envelopes)
+        final = checks.read_final(self.parameters, roster, ready, list_envelopes, second_envelopes)
+        return self._open_unmask(roster, ready, final, envelope).silo
+
+    def _open_unmask(self, roster: RosterView, ready: ReadyView, final: FinalList, envelope: Envelope) -> Unmask:
         message = sets.open_signed(self.parameters, Unmask, envelope, roster)
         if message.silo not in ready.members:
             raise ProtocolViolation("OUTSIDE_PARENT", f"{message.silo} is not in the ready set")
-        wanted = (set(view.members), set(ready.members) - set(view.members))
+        wanted = (set(final.members), set(ready.members) - set(final.members))
         if (set(message.self_shares), set(message.list_shares)) != wanted:
             raise ProtocolViolation("OTHER_SET", f"the shares of {message.silo} are not those of the signed list")
         return message
+
+    # --- 8. second nonces and check words -----------------------------------------------------------------------------
+
+    def check_nonce(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        final: FinalList,
+        published: str,
+        envelope: Envelope,
+    ) -> str:
+        """A second nonce, opened for the sum with this digest. Returns: the silo."""
+        message = sets.open_signed(self.parameters, Nonce, envelope, roster)
+        checks.check_nonce(self.parameters, self.ready(roster, ready_envelopes), final, published, message)
+        return message.silo
+
+    def nonces(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        final: FinalList,
+        published: str,
+        nonce_envelopes: Iterable[Envelope],
+    ) -> NoncesView:
+        """The seed of the check words, from at least t members' nonces."""
+        ready = self.ready(roster, ready_envelopes)
+        return checks.read_nonces(self.parameters, roster, ready, final, published, nonce_envelopes)
+
+    def check_check(
+        self, roster: RosterView, final: FinalList, published: str, nonces: NoncesView, envelope: Envelope
+    ) -> str:
+        """A check word for this sum under these nonces. Returns: the silo."""
+        message = sets.open_signed(self.parameters, Check, envelope, roster)
+        checks.check_check(final, published, nonces.digest, message)
+        return message.silo
+
+    def check_sum(
+        self,
+        roster: RosterView,
+        final: FinalList,
+        published: str,
+        nonces: NoncesView,
+        check_envelopes: Iterable[Envelope],
+        body: Iterable[NDArray[np.int32]],
+        tail: NDArray[np.uint64],
+    ) -> bool:
+        """Hold the sum (body as signed words in order) against the check words, as each silo does.
+
+        Returns:
+            False where a member's word is missing and the manifest lets the sum stand so.
+
+        Raises:
+            ProtocolViolation: CHECK_MISSING, SUM_NOT_TRUE.
+        """
+        expected = checks.read_checks(self.parameters, roster, final, published, nonces.digest, check_envelopes)
+        if expected is not None:
+            checks.compare_words(self.parameters, nonces.seed, expected, body, tail)
+        return expected is not None
 
     # --- the sum -----------------------------------------------------------------------------------------------------
 
@@ -202,6 +353,7 @@ class Coordinator:
         ready_envelopes: Iterable[Envelope],
         list_envelopes: Iterable[Envelope],
         unmask_envelopes: Sequence[Envelope],
+        second_envelopes: Iterable[Envelope] = (),
     ) -> Removal:
         """Rebuild the self masks of the list's members and the pair seeds of those who fell out after `ready`.
 
@@ -210,7 +362,7 @@ class Coordinator:
             ProtocolViolation: LIST_UNREADABLE names a silo that fell out and whose list does not open.
         """
         ready = self.ready(roster, ready_envelopes)
-        view = sets.read_lists(self.parameters, roster, ready, list_envelopes)
+        view = checks.read_final(self.parameters, roster, ready, list_envelopes, second_envelopes)
         messages = {
             message.silo: message
             for message in (self._open_unmask(roster, ready, view, envelope) for envelope in unmask_envelopes)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from protocol import canonical
 from protocol.messages import ListSignature, SecondList, Sketch
 from protocol.secure_aggregation import checks, sets, sketch
@@ -77,7 +75,7 @@ class Sketching(Attempt):
                 raise ProtocolViolation("TWO_LISTS", "this is not the list that this silo signed; no sketch is shown")
             record = self._records.read("sketch")
             if record is None:
-                sums = sketch.sketch(nonces.seed, self._ctx, terms.segments, self._own_body())
+                sums = sketch.sketch(nonces.seed, terms.segments, self._own_body(), word_bits=self.parameters.word_bits)
                 message = self._seal(
                     Sketch,
                     roster=roster.digest,
@@ -118,7 +116,7 @@ class Sketching(Attempt):
             self._ledger.check_members(self._model(), list(verdict.members))
             record = self._records.read("second")
             if record is None:
-                total = np.sum([sketches.sums[silo] for silo in verdict.members], axis=0, dtype=np.int64)
+                total = checks.total_of(sketches, verdict.members)
                 message = self._seal(
                     SecondList,
                     roster=roster.digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from protocol.messages import Update
 from protocol.secure_aggregation import Coordinator, JournalConflict, ProtocolViolation, RoundParameters, SiloRound
+from protocol.secure_aggregation.parameters import Segment, SketchTerms
 from protocol.signing import Envelope, SigningKey
 
+STEPS = ("keys", "bundles", "ready", "update", "list", "sketch", "second")
 MODEL = "sha256:" + "a" * 64
 MANIFEST = "sha256:" + "b" * 64
 NAMES = tuple(f"site-{number:02}" for number in range(1, 13))
@@ -72,14 +75,21 @@ class World:
             "tail": tail,
         }
         self.known: dict[str, object] = {key: other.pop(key) for key in ("known_partners", "min_known") if key in other}
+        # sketch=<clip_norm>: with the sketch check, all weights 1 and one scale without binary places.
+        clip_norm = other.pop("sketch", None)
+        if clip_norm is not None:
+            weights = dict.fromkeys(NAMES[:n], 1)
+            settings["sketch"] = SketchTerms(weights, clip_norm, (Segment(words, 0),))
+        # Sums of small words don't wrap round, as the manifest's proof of the range makes sure; masks need no such proof.
+        high, top = (100, 100) if other.pop("small", clip_norm is not None) else (2**32, 2**64)
         self.settings = settings | other
         self.silos = NAMES[:n]
         self.journals = {name: MemoryJournal() for name in self.silos}
         draw = np.random.default_rng(seed)
         self.updates = {
             name: (
-                draw.integers(0, 2**32, words, dtype="<u4", endpoint=False),
-                draw.integers(0, 2**64, tail, dtype="<u8", endpoint=False),
+                draw.integers(0, high, words, dtype="<u4", endpoint=False),
+                draw.integers(0, top, tail, dtype="<u8", endpoint=False),
             )
             for name in self.silos
         }
@@ -91,10 +101,9 @@ class World:
         self.parameters = RoundParameters(**self.settings)
         self.coordinator = Coordinator(self.parameters)
         self.machines = {name: self.rebuild(name) for name in self.silos}
-        self.mail: dict[str, dict[str, Envelope]] = {
-            kind: {} for kind in ("keys", "bundles", "ready", "update", "list", "unmask")
-        }
+        self.mail: dict[str, dict[str, Envelope]] = {kind: {} for kind in (*STEPS, "unmask", "nonce", "check")}
         self.chunks: dict[str, list[bytes]] = {}
+        self.verified: dict[str, bool] = {}
 
     def rebuild(self, name: str) -> SiloRound:
         """The silo as it is after a crash: only its journal is left."""
@@ -133,7 +142,40 @@ class World:
         self.mail["list"][name] = self.machines[name].sign_list(self.relayed("update"))
 
     def step_unmask(self, name: str) -> None:
-        self.mail["unmask"][name] = self.machines[name].unmask(self.relayed("list"))
+        self.mail["unmask"][name] = self.machines[name].unmask(self.relayed("list"), self.relayed("second"))
+
+    def step_sketch(self, name: str) -> None:
+        self.mail["sketch"][name] = self.machines[name].show_sketch(self.relayed("list"))
+
+    def step_second(self, name: str) -> None:
+        self.mail["second"][name] = self.machines[name].sign_second(self.relayed("sketch"))
+
+    def step_nonce(self, name: str) -> None:
+        machine = self.machines[name]
+        machine.agree(self.relayed("list"), self.relayed("second"))
+        self.mail["nonce"][name] = machine.open_nonce(self.published)
+
+    def step_check(self, name: str) -> None:
+        self.mail["check"][name] = self.machines[name].send_check(self.relayed("nonce"))
+
+    def step_verify(self, name: str) -> None:
+        self.verified[name] = self.machines[name].verify_sum(self.relayed("check"), *self.shown)
+
+    # --- the sum, as the portal publishes it -------------------------------------------------------------------------
+
+    def publish(self, *, spoil: int = 0) -> World:
+        """Make the sum public; `spoil` is added to its first word. Then play "nonce", "check", "verify"."""
+        body, tail = self.sum(self.removal())
+        body = body.astype("<u4")
+        if spoil:
+            body[0] += np.uint32(spoil)
+        return self.show(body, tail.astype("<u8"))
+
+    def show(self, body: np.ndarray, tail: np.ndarray) -> World:
+        """Make this the published sum."""
+        self.published = "sha256:" + hashlib.sha256(body.tobytes() + tail.tobytes()).hexdigest()
+        self.shown = ([body.view("<i4")], tail)
+        return self
 
     def play(self, *steps: str, who: Iterable[str] | None = None) -> World:
         """All of `who` (default: all silos) do these steps, one step after the other."""
@@ -157,19 +199,22 @@ class World:
             assert check.check_ready(roster, self.mail["ready"][name]) == name
         for name, envelope in self.mail["update"].items():
             assert check.check_update(roster, ready, envelope) == name
-            import hashlib
-
             digests = ["sha256:" + hashlib.sha256(chunk).hexdigest() for chunk in self.chunks[name]]
             assert list(Update.parse(envelope.payload).chunks) == digests
         for name in self.mail["list"]:
             assert check.check_list(roster, ready, updates, self.mail["list"][name]) == name
         for name in self.mail["unmask"]:
-            assert check.check_unmask(roster, ready, lists, self.mail["unmask"][name]) == name
+            seconds = self.relayed("second")
+            assert check.check_unmask(roster, ready, lists, self.mail["unmask"][name], seconds) == name
 
     def removal(self, names: Iterable[str] | None = None):
         """The masks that are left in the sum, from the unmask messages of `names`."""
         return self.coordinator.recover(
-            self.roster, self.relayed("ready"), self.relayed("list"), self.relayed("unmask", names)
+            self.roster,
+            self.relayed("ready"),
+            self.relayed("list"),
+            self.relayed("unmask", names),
+            self.relayed("second"),
         )
 
     def sum(self, removal) -> tuple[np.ndarray, np.ndarray]:

@@ -224,16 +224,22 @@ def test_shares_for_another_list_are_refused(world, refused):
 
 def test_every_illegal_transition_of_the_portal_raises(world, refused):
     """Each stage is computed from the signed messages of the one before; with other messages it cannot be reached."""
-    this = world(4).play(*STEPS)
+    this = world(4, sketch=2000.0).play(*STEPS[:5], "sketch", "second", "unmask").publish().play("nonce", "check")
     check, roster = this.coordinator, this.roster
     mail = {kind: this.relayed(kind) for kind in this.mail}
+    final = check.final(roster, mail["ready"], mail["list"], mail["second"])
+    nonces = check.nonces(roster, mail["ready"], final, this.published, mail["nonce"])
     wanted = {
         "keys": lambda envelope: check.check_keys(envelope),
         "bundles": lambda envelope: check.check_bundles(roster, envelope),
         "ready": lambda envelope: check.check_ready(roster, envelope),
         "update": lambda envelope: check.check_update(roster, mail["ready"], envelope),
         "list": lambda envelope: check.check_list(roster, mail["ready"], mail["update"], envelope),
-        "unmask": lambda envelope: check.check_unmask(roster, mail["ready"], mail["list"], envelope),
+        "sketch": lambda envelope: check.check_sketch(roster, mail["ready"], mail["list"], envelope),
+        "second": lambda envelope: check.check_second(roster, mail["ready"], mail["list"], mail["sketch"], envelope),
+        "unmask": lambda envelope: check.check_unmask(roster, mail["ready"], mail["list"], envelope, mail["second"]),
+        "nonce": lambda envelope: check.check_nonce(roster, mail["ready"], final, this.published, envelope),
+        "check": lambda envelope: check.check_check(roster, final, this.published, nonces, envelope),
     }
     for stage, call in wanted.items():
         for kind, envelopes in mail.items():
@@ -248,7 +254,12 @@ def test_every_illegal_transition_of_the_portal_raises(world, refused):
     refused("SET_TOO_SMALL", check.list_of, roster, mail["ready"], mail["update"][:2])
     refused("TOO_FEW_SIGNATURES", check.recover, roster, mail["ready"], mail["list"][:2], mail["unmask"])
     refused("TOO_FEW_SIGNATURES", check.recover, roster, mail["ready"], [], mail["unmask"])
-    refused("BAD_SIGNATURE", check.recover, roster, mail["update"], mail["list"], mail["unmask"])
+    refused(
+        "TOO_FEW_SIGNATURES", check.recover, roster, mail["ready"], mail["list"], mail["unmask"], mail["second"][:2]
+    )
+    refused("BAD_SIGNATURE", check.recover, roster, mail["update"], mail["list"], mail["unmask"], mail["second"])
+    refused("SET_TOO_SMALL", check.judge, roster, mail["ready"], mail["list"], mail["sketch"][:2])
+    refused("TOO_FEW_SIGNATURES", check.nonces, roster, mail["ready"], final, this.published, mail["nonce"][:2])
 
 
 def test_list_signed_over_a_nonce_that_was_not_committed_is_refused(world, refused):

@@ -182,7 +182,7 @@ def test_list_that_would_be_the_fourth_is_not_signed_either(world):
         failing_round(this, number, *STEPS[:5])
     failing_round(this, 3, *STEPS[:4])
     ledger = StudyLedger(this.journals["site-01"], "st-abc")
-    ledger.spend(99, this.parameters.model, {"members": list(this.silos)})
+    ledger.spend(99, this.parameters.model, {"members": list(this.silos)}, final=True)
     with pytest.raises(StudyPaused):
         this.play("list", who=["site-01"])
     this.play("list", who=this.silos[1:])

@@ -241,8 +241,10 @@ def test_update_of_another_shape_or_type_is_refused(world, refused):
 
 
 def test_second_state_is_refused(world, refused):
-    this = world(4).play(*STEPS)
+    this = world(4, small=True).play(*STEPS).publish()
     machine = this.machines["site-01"]
+    refused("OUT_OF_STAGE", machine.sign_state, OTHER)
+    this.play("nonce", "check", "verify")
     signed = machine.sign_state(OTHER)
     assert this.rebuild("site-01").sign_state(OTHER) == signed
     refused("SECOND_STATE", machine.sign_state, "sha256:" + "d" * 64)
