@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.secure_aggregation import CHUNK_WORDS, RoundParameters, colluders, threshold
-from protocol.secure_aggregation.parameters import MAX_ROSTER
+from protocol.secure_aggregation.parameters import MAX_ROSTER, Segment, SketchTerms
 
 DIGEST = "sha256:" + "0" * 64
 BASE = {
@@ -145,3 +145,11 @@ def test_participants_cannot_be_changed_afterwards():
     assert "site-9" not in parameters.participants
     with pytest.raises(TypeError):
         parameters.participants["site-9"] = bytes(32)
+
+
+def test_sketch_terms_must_fit_the_round():
+    weights = dict.fromkeys(BASE["participants"], 1)
+    with pytest.raises(ValueError, match="segments do not cover"):
+        made(sketch=SketchTerms(weights, 1.0, (Segment(BASE["words"] - 1, 4),)))
+    with pytest.raises(ValueError, match="exactly the participants"):
+        made(sketch=SketchTerms({"stranger": 1}, 1.0, (Segment(BASE["words"], 4),)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from protocol.messages import KINDS, Check, ListSignature, Nonce, SecondList, Sketch, seal
-from protocol.secure_aggregation import sketch
+from protocol.secure_aggregation import StudyLedger, sketch
 from protocol.secure_aggregation.check_word import PRIME
 from protocol.signing import Envelope, keyid
 
@@ -296,6 +296,13 @@ def test_second_list_of_another_model_sum_is_not_unmasked_for_other_members(worl
     refused("OTHER_LIST_UNMASKED", this.step_second, "site-01")
 
 
+def test_share_is_not_noted_for_members_that_differ_from_those_unmasked_before(world, refused):
+    """The last line of defence, in the ledger itself: whoever calls it, a second sum over other silos is not noted."""
+    this = world(5, sketch=CLIP).play(*SET_UP, *CHECKED, "unmask")
+    ledger = StudyLedger(this.journals["site-01"], "st-abc")
+    refused("OTHER_LIST_UNMASKED", ledger.unmask, 2, this.parameters.model, list(this.silos[:4]))
+
+
 # --- second nonces ---------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +393,12 @@ def test_change_that_leaves_the_sketch_as_it_was_is_found_by_the_check_words(wor
         columns[row] = k
     this.show(body, tail).play("nonce", "check")
     refused("SUM_NOT_TRUE", this.step_verify, "site-01")
+
+
+def test_words_that_vanish_from_the_journal_end_the_check(world, refused):
+    this = world(4, small=True).play(*SET_UP, "unmask").publish().play("nonce")
+    del this.journals["site-01"].rows["round/st-abc/1/0/chunk/0"]
+    refused("ROUND_OVER", this.step_check, "site-01")
 
 
 def test_sum_is_not_believed_while_a_check_word_is_missing(world, refused):
