@@ -3,8 +3,8 @@
     python -m benchmarks.secure_aggregation --json [--sizes 1000000,7000000] [--silos 4,8,16,32] [--word-bits 16,32]
 
 One JSON line a case (d weights, n silos, words of word_bits). Everything but `threads_gain` runs on one core, the parts
-in turn; a time is the least of all turns, in seconds of that core, so that a busy machine spoils less; ratios are of
-times of one run. The limit of a part is the AES-CTR key
+in turn. A time is the sum over chunks (1,048,576 words) of the least of all turns, in seconds of that core, so that a
+busy machine spoils little; ratios are of times of one run. The limit of a part is the AES-CTR key
 stream that it needs, from the same library into a reused buffer, in the fastest of several block sizes.
 
     client_over_limit         masks of one silo: quantised words in, masked and packed words out; limit: n streams
@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -49,7 +50,8 @@ from protocol.secure_aggregation.words import lane, pack
 BLOCKS = (128 << 10, 256 << 10, 512 << 10, 1 << 20)
 PEERS = Path(__file__).parents[1] / ".venv-peers/bin/python"
 
-Run = Callable[[], object]
+Run = Callable[[], Iterator[None]]
+"""Work in chunks; what lies between two of its yields is timed together."""
 
 
 @contextlib.contextmanager
@@ -67,29 +69,34 @@ def one_core() -> Iterator[None]:
 
 
 def in_turn(parts: dict[str, Run], seconds: float, clock: Callable[[], float] = time.process_time) -> dict[str, float]:
-    """Seconds of each part by `clock`, the least of as many turns as fit into `seconds`, at least three."""
-    best, begun, turns = dict.fromkeys(parts, float("inf")), time.monotonic(), 0
+    """Seconds of each part by `clock`: of each chunk the least of as many turns as fit into `seconds`, at least three."""
+    times: dict[str, list[list[float]]] = {name: [] for name in parts}
+    begun, turns = time.monotonic(), 0
     while turns < 3 or time.monotonic() - begun < seconds:
         turns += 1
         for name, part in parts.items():
-            begin = clock()
-            part()
-            best[name] = min(best[name], clock() - begin)
-    return best
+            marks = [clock()]
+            for _ in part():
+                marks.append(clock())
+            times[name].append([after - before for before, after in itertools.pairwise(marks)])
+    return {name: sum(map(min, zip(*rows, strict=True))) for name, rows in times.items()}
 
 
-def key_stream(size: int, streams: int, block: int) -> Run:
-    """The limit: `streams` key streams of `size` bytes each."""
+def key_stream(size: int, streams: int, block: int, chunk: int) -> Run:
+    """The limit: `streams` key streams of `size` bytes each, timed in chunks of so many bytes."""
 
-    def run() -> None:
+    def run() -> Iterator[None]:
         ciphers = [
             Cipher(algorithms.AES(bytes([number]) * 16), modes.CTR(bytes(16))).encryptor() for number in range(streams)
         ]
         zeros, room = memoryview(bytes(block)), bytearray(block + 16)
-        for low in range(0, size, block):
-            source = zeros[: min(block, size - low)]
-            for cipher in ciphers:
-                cipher.update_into(source, room)
+        for first in range(0, size, chunk):
+            last = min(first + chunk, size)
+            for low in range(first, last, block):
+                source = zeros[: min(block, last - low)]
+                for cipher in ciphers:
+                    cipher.update_into(source, room)
+            yield
 
     return run
 
@@ -117,14 +124,15 @@ class Case:
             for chunks in self.updates:
                 chunks[-1] = chunks[-1][:-1] + b"\0"
 
-    def client(self, threads: int = 1) -> None:
+    def client(self, threads: int = 1) -> Iterator[None]:
         """Mask and pack, into a reused buffer."""
         for start, stop in self.ranges:
             out = self.out[: stop - start]
             self.masks.apply(self.words[start:stop], "body", start, out=out, threads=threads)
             pack(out, self.bits)
+            yield
 
-    def quantise(self) -> None:
+    def quantise(self) -> Iterator[None]:
         """Clip and quantise."""
         quantise(
             clip(self.update, 1.0),
@@ -135,31 +143,36 @@ class Case:
             clip_norm=1.0,
             rng=np.random.default_rng(),
         )
+        yield
 
-    def chunks(self) -> None:
+    def chunks(self) -> Iterator[None]:
         """As Upload.masked_chunk."""
         for k, (start, stop) in enumerate(self.ranges):
             masked(self.parameters, self.masks, k, memoryview(self.words[start:stop].view(np.uint8)), threads=1)
+            yield
 
-    def digest(self) -> None:
+    def digest(self) -> Iterator[None]:
         """SHA-256 of as many bytes as one update."""
         for chunk in self.updates[0]:
             hashlib.sha256(chunk).digest()
+            yield
 
-    def server(self) -> None:
+    def server(self) -> Iterator[None]:
         """Sum and unmask and pack, chunk by chunk."""
         for k in range(len(self.ranges)):
             pack(self.removal.sum_chunk(k, (chunks[k] for chunks in self.updates)), self.bits)
+            yield
 
-    def read(self) -> None:
+    def read(self) -> Iterator[None]:
         """One read of the n - 1 updates: a copy of each into a small buffer."""
         room = np.empty(256 << 10, dtype=np.uint8)
-        for chunks in self.updates:
-            for chunk in chunks:
-                row = np.frombuffer(chunk, dtype=np.uint8)
+        for k in range(len(self.ranges)):
+            for chunks in self.updates:
+                row = np.frombuffer(chunks[k], dtype=np.uint8)
                 for low in range(0, len(row), len(room)):
                     part = row[low : low + len(room)]
                     np.copyto(room[: len(part)], part)
+            yield
 
 
 class Peers:
@@ -197,9 +210,9 @@ class Peers:
             self._process.wait()
 
 
-def with_peers(case: Case, peers: Peers) -> dict[str, float | None]:
-    """Ratios of their times to ours, in turn with ours on the same core."""
-    ours = dict.fromkeys(("quantise", "client"), float("inf"))
+def with_peers(case: Case, peers: Peers, ours: dict[str, float]) -> dict[str, float | None]:
+    """Ratios of their times to `ours`, or to better ones of ours in turn with theirs, on the same core."""
+    ours = {name: ours[name] for name in ("quantise", "client")}
     theirs: dict[str, dict[str, float]] = {"flower": {}, "flower_aes": {}}
     for _ in range(3):
         for name, seconds in in_turn({"quantise": case.quantise, "client": case.client}, 0).items():
@@ -220,13 +233,14 @@ def with_peers(case: Case, peers: Peers) -> dict[str, float | None]:
 def measure(d: int, n: int, word_bits: int, *, seconds: float, peers: Peers) -> dict[str, Any]:
     """One line."""
     case = Case(d, n, word_bits)
-    body = d * lane(word_bits).itemsize
+    size = lane(word_bits).itemsize
+    body, chunk = d * size, CHUNK_WORDS * size
     with one_core():
-        limits: dict[str, Run] = {f"limit {block}": key_stream(body, n, block) for block in BLOCKS}
-        limits |= {f"server limit {block}": key_stream(body, 2 * (n - 1), block) for block in BLOCKS[1:3]}
+        limits: dict[str, Run] = {f"limit {block}": key_stream(body, n, block, chunk) for block in BLOCKS}
+        limits |= {f"server limit {block}": key_stream(body, 2 * (n - 1), block, chunk) for block in BLOCKS[1:3]}
         parts = {"client": case.client, "quantise": case.quantise, "chunks": case.chunks, "digest": case.digest}
         best = in_turn(limits | parts | {"server": case.server, "read": case.read}, seconds)
-        theirs = with_peers(case, peers)
+        theirs = with_peers(case, peers, best)
         sent = bytes_sent(d, n, word_bits)
     limit = min(least for name, least in best.items() if name.startswith("limit"))
     server_limit = min(least for name, least in best.items() if name.startswith("server limit")) + best["read"]

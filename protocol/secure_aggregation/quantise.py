@@ -57,17 +57,19 @@ def clip(update: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
     _check_row(update)
     if not (np.isfinite(norm) and norm > 0):
         raise QuantisationError(f"clip_norm must be a positive finite number, not {norm}")
-    # einsum in float64 by blocks: a float32 dot product loses digits on long rows.
-    squares = 0.0
+    # In float64 by blocks: a float32 dot product loses digits on long rows. A float64 one would start threads of BLAS.
+    squares, value = 0.0, np.empty(BLOCK, dtype=np.float64)
     for low in range(0, len(update), BLOCK):
-        part = update[low : low + BLOCK].astype(np.float64)
-        squares += float(part @ part)
+        part = update[low : low + BLOCK]
+        v = value[: len(part)]
+        v[:] = part
+        squares += float(np.square(v, out=v).sum())
     if not np.isfinite(squares):
         raise QuantisationError("the update holds NaN or infinity; training has diverged, nothing is sent")
     length = float(np.sqrt(squares))
     if length <= norm:
         return update
-    return (update * np.float32(norm / length * _SHRINK)).astype(np.float32)
+    return np.multiply(update, np.float32(norm / length * _SHRINK), dtype=np.float32)
 
 
 def quantise(

@@ -71,14 +71,14 @@ def test_peers_are_asked_and_their_parts_are_compared_with_the_same_parts_of_our
     assert line["flower_client_over_ours"] == line["flower_aes_client_over_ours"]
     assert line["ckks_over_ours"] == pytest.approx(2 * line["flower_client_over_ours"], rel=1e-3)
     # Without quantising, theirs is three quarters, and ours is less than the whole.
-    assert line["flower_masks_over_ours"] > 0.75 * line["flower_client_over_ours"]
+    assert line["flower_masks_over_ours"] > 0.8 * line["flower_client_over_ours"]
 
 
 @pytest.mark.parametrize("word_bits", [32, 24, 16, 12])
 def test_what_is_timed_is_the_real_work(word_bits):
     """The client's masks come off again, and the server's sum is that of the updates without the same masks."""
     case = benchmark.Case(1001, 4, word_bits)
-    case.client()
+    list(case.client())
     inverse = case.masks.__class__(case.masks.body_minus, case.masks.body_plus, (), ())
     inverse.apply(case.out, "body", 0)
     assert np.array_equal(signed(case.out, word_bits), signed(case.words, word_bits))
