@@ -57,17 +57,19 @@ def clip(update: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
     _check_row(update)
     if not (np.isfinite(norm) and norm > 0):
         raise QuantisationError(f"clip_norm must be a positive finite number, not {norm}")
-    # einsum in float64 by blocks: a float32 dot product loses digits on long rows.
-    squares = 0.0
+    # In float64 by blocks: a float32 dot product loses digits on long rows. A float64 one would start threads of BLAS.
+    squares, value = 0.0, np.empty(BLOCK, dtype=np.float64)
     for low in range(0, len(update), BLOCK):
-        part = update[low : low + BLOCK].astype(np.float64)
-        squares += float(part @ part)
+        part = update[low : low + BLOCK]
+        v = value[: len(part)]
+        v[:] = part
+        squares += float(np.square(v, out=v).sum())
     if not np.isfinite(squares):
         raise QuantisationError("the update holds NaN or infinity; training has diverged, nothing is sent")
     length = float(np.sqrt(squares))
     if length <= norm:
         return update
-    return (update * np.float32(norm / length * _SHRINK)).astype(np.float32)
+    return np.multiply(update, np.float32(norm / length * _SHRINK), dtype=np.float32)
 
 
 def quantise(
@@ -101,31 +103,32 @@ def quantise(
     _check_row(update)
     size = lane(word_bits).itemsize
     words = np.empty(len(update), dtype=f"<i{size}")
-    # In units of 2^-32 of a word, so that 32 bits of AES key stream are a fair number from 0 to just below one word.
-    # It costs a fifth of what numpy's own uniform numbers do.
-    scale = float(weight) * 2.0 ** (fraction_bits + 32)
+    # Fixed point of twice the lane: the upper half is the word, the lower half what rounding decides about. A fair draw
+    # of as many bits, added, carries into the word with just that probability. AES key stream costs a fifth of what
+    # numpy's own numbers do.
+    real, whole = (np.float32, "<i4") if size == 2 else (np.float64, "<i8")
+    scale = real(float(weight) * 2.0 ** (fraction_bits + 8 * size))
     stream = Cipher(algorithms.AES(rng.bytes(16)), modes.CTR(bytes(16))).encryptor()
-    zeros, room = bytes(4 * BLOCK), bytearray(4 * BLOCK + 16)
-    drawn = np.frombuffer(room, dtype="<u4", count=BLOCK)
-    value = np.empty(BLOCK, dtype=np.float64)
-    noise = np.empty(BLOCK, dtype=np.float64)
+    zeros, room = bytes(size * BLOCK), bytearray(size * BLOCK + 16)
+    drawn = np.frombuffer(room, dtype=f"<u{size}", count=BLOCK)
+    value, fixed = np.empty(BLOCK, dtype=real), np.empty(BLOCK, dtype=whole)
+    upper = fixed.view(f"<i{size}")[1::2]
     for low in range(0, len(update), BLOCK):
         part = update[low : low + BLOCK]
-        v, u = value[: len(part)], noise[: len(part)]
+        v, f = value[: len(part)], fixed[: len(part)]
         # A NaN makes both comparisons false, so it is refused here too.
         if not (float(part.min()) >= -clip_norm and float(part.max()) <= clip_norm):
             raise QuantisationError(
                 "the update holds NaN, infinity or an element beyond clip_norm; clip it first, nothing is sent"
             )
         stream.update_into(zeros, room)
-        u[:] = drawn[: len(part)]
-        # In float64 from here on: float32 would lose digits before rounding.
         v[:] = part
-        v *= scale
-        v += u
-        v *= 2.0**-32
-        np.floor(v, out=v)
-        words[low : low + BLOCK] = v
+        np.multiply(v, scale, out=v)
+        if size == 2:  # where cutting off what lies below 2^-16 of a word would pull it towards zero; 2^-32 is nothing
+            np.rint(v, out=v)
+        f[:] = v
+        f += drawn[: len(part)]
+        words[low : low + BLOCK] = upper[: len(part)]
     return words.view(f"<u{size}")
 
 

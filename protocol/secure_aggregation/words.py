@@ -25,7 +25,7 @@ WORD_BITS: Final = (32, 24, 16, 12)
 """Sizes of a body word."""
 TAIL_BITS: Final = 64
 _LANES: Final = {64: "<u8", 32: "<u4", 24: "<u4", 16: "<u2", 12: "<u2"}
-_BLOCK: Final = 1 << 14
+_BLOCK: Final = 1 << 16
 """Words a pass (even): what a pass reads and writes stays in the cache."""
 
 
