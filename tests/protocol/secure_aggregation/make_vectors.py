@@ -1,7 +1,8 @@
 """Writes vectors.json: `python -m tests.protocol.secure_aggregation.make_vectors`.
 
-A section of the file is a list of cases {"name", "in", "out"}; ANSWERS says how the slow reference comes from "in" to "out". Everything
-random comes from hashes, so that a second run writes the same file; HPKE boxes are random and are taken over from the file as it is.
+A section of the file is a list of cases {"name", "in", "out"}; ANSWERS says how the slow reference comes from "in" to
+"out". Everything random comes from hashes, so that a second run writes the same file; HPKE boxes are random and are taken
+over from the file as it is.
 
 Bytes are hex, or base64 where the protocol sends base64; numbers that can pass 2^53 are decimal strings.
 """
@@ -66,10 +67,13 @@ def message(stage: str, ctx: str, silo: str, roster: str | None, fields: dict[st
     return {"payload": content.decode(), "envelope": slow.envelope(stage, content, h(signing_key))}
 
 
-def box(ctx: str, roster: str, mlkem_seed: str, x25519_key: str, box: str) -> dict[str, str]:
+def box(
+    ctx: str, roster: str, mlkem_seed: str, x25519_key: str, sender: int, receiver: int, box: str
+) -> dict[str, str]:
     key, info = slow.hpke_key(h(mlkem_seed), h(x25519_key)), slow.box_info(h(ctx), roster)
     public = slow.hpke_public(h(mlkem_seed), h(x25519_key))
     opened = slow.open_box(key, info, base64.b64decode(box))
+    assert opened[:2] == bytes([sender + 1, receiver + 1])
     return {"hpke_public": slow.b64(public), "info": info.hex(), "plaintext": opened.hex()}
 
 
@@ -137,7 +141,7 @@ def sketch(seed: str, words: list[int], segments: list[list[int]]) -> list[int]:
 
 
 def rule(
-    sums: dict[str, dict[str, int]], weights: dict[str, int], clip_norm: str, segments: list[list[int]]
+    sums: dict[str, dict[str, int]], weights: dict[str, int], clip_norm: float, segments: list[list[int]]
 ) -> dict[str, str]:
     """`sums`: {silo: {cell: its sum}}, the other cells are 0."""
     rows = {silo: [cells.get(str(k), 0) for k in range(256)] for silo, cells in sums.items()}
@@ -175,17 +179,21 @@ def state(table: list[dict[str, Any]], weights: list[float]) -> dict[str, str]:
 
 
 def next_weights(
-    weights: list[float], words: list[int], segments: list[list[int]], server_lr: str, total_weight: int
+    weights: list[float], words: list[int], segments: list[list[int]], server_lr: float, total_weight: int
 ) -> list[float]:
     """Singles, written as the decimal numbers they are."""
     return slow.next_weights(weights, words, slow.fractions_of(segments), server_lr, total_weight)
 
 
 ANSWERS: dict[str, Callable[..., Any]] = {
-    f.__name__: f
-    for f in (context, threshold, derive, binding, set_digest, message, box_plaintext, box, shares, interpolate)
-    + (pair_seed, list_box, material, stream, mask, masked, pack, chunks, first_list, sketch_seed, sketch, rule)
-    + (unmasked, check_seed, coefficients, check_word, state, next_weights)
+    answer.__name__: answer
+    for answer in (
+        *(context, threshold, derive, binding, set_digest, message, first_list),
+        *(box_plaintext, box, shares, interpolate, pair_seed, list_box),
+        *(material, stream, mask, masked, pack, chunks),
+        *(sketch_seed, sketch, rule, unmasked),
+        *(check_seed, coefficients, check_word, state, next_weights),
+    )
 }
 
 
@@ -242,7 +250,11 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
         }
     segments = [[300, 12], [100, 9]]
     words = spread("words of the sketch", 400, 2**11)
-    table = [{"kind": "weight", "name": "conv", "shape": [2, 3]}, {"kind": "weight", "name": "bias", "shape": [2]}]
+    table = [
+        {"kind": "shared", "name": "conv", "shape": [2, 3]},
+        {"kind": "local", "name": "count", "shape": []},
+        {"kind": "shared", "name": "bias", "shape": [2]},
+    ]
     weights = [0.0, -0.0, 1.0, -1.5, float(slow.float32(0.1)), 2.0**-149, float(slow.float32(3.4e38)), 2.0**-10]
     return {
         "context": {
@@ -366,10 +378,10 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
         "state": {"edges of single": {"table": table, "weights": weights}},
         "next_weights": {
             "rounding": {
-                "weights": [0.0, 1.0, -1.0, float(slow.float32(0.1)), 2.0**24, 1.0, 0.5, 1e-38],
+                "weights": [0.0, 1.0, -1.0, float(slow.float32(0.1)), 2.0**24, 1.0, 0.5, float(slow.float32(1e-38))],
                 "words": [1, -1, 2**24 + 1, -(2**31) + 1, 1, 3, 2**31 - 1, -3],
                 "segments": [[4, 20], [4, 11]],
-                "server_lr": "0.7",
+                "server_lr": 0.7,
                 "total_weight": 37,
             }
         },
@@ -427,7 +439,7 @@ def _messages() -> dict[str, dict[str, Any]]:
         }
         for stage, content in fields.items()
     }
-    table = [{"name": "conv.weight", "shape": [2, 3], "kind": "weight"}, {"name": "b", "shape": [], "kind": "weight"}]
+    table = [{"name": "conv.weight", "shape": [2, 3], "kind": "shared"}, {"name": "b", "shape": [], "kind": "shared"}]
     first = {**out["state"], "roster": None, "fields": {"state": d("first state"), "table": table}}
     return {**out, "state, the first model": first}
 
@@ -437,7 +449,8 @@ def _box() -> dict[str, Any]:
     plaintext = slow.box_plaintext(2, 0, noise("share of b"), noise("share of K"), noise("r"))
     before = _before().get("box", [{"in": {"box": None}}])[0]["in"]["box"]
     sealed = slow_round.keep_or_seal(before, slow.hpke_key(mlkem, x25519), slow.box_info(h(CTX), ROSTER), plaintext)
-    return {"ctx": CTX, "roster": ROSTER, "mlkem_seed": mlkem.hex(), "x25519_key": x25519.hex(), "box": sealed}
+    keys = {"mlkem_seed": mlkem.hex(), "x25519_key": x25519.hex()}
+    return {"ctx": CTX, "roster": ROSTER, **keys, "sender": 2, "receiver": 0, "box": sealed}
 
 
 def _rules() -> dict[str, dict[str, Any]]:
@@ -449,13 +462,13 @@ def _rules() -> dict[str, dict[str, Any]]:
         return {
             "sums": sums,
             "weights": dict.fromkeys(rows, 1),
-            "clip_norm": "1000",
+            "clip_norm": 1000.0,
             "segments": [[175, 0]],
             **more,
         }
 
-    clip = {"clip_norm": "7.5"}  # 1.69 × (56.25 + 175/4) = 169
-    two = {"clip_norm": "0.1", "segments": [[16, 2], [1, 0]], "weights": dict.fromkeys("abcd", 3)}
+    clip = {"clip_norm": 7.5}  # 1.69 × (56.25 + 175/4) = 169
+    two = {"clip_norm": 0.1, "segments": [[16, 2], [1, 0]], "weights": dict.fromkeys("abcd", 3)}
     # 1.69 × (0.01 × 16 + (16/4 + 16/4) / 9) = 1.77262..: at weight 3, 9 q = 15.95..
     return {
         "at the clip bound": around([10], [13], **clip),
@@ -489,8 +502,8 @@ def _before() -> dict[str, Any]:
     return json.loads(VECTORS.read_text()) if VECTORS.exists() else {}
 
 
-def whole_round() -> dict[str, Any]:
-    """Seven silos: one falls out after `ready`, one sends an update that the rule leaves out; t = 5 remain, which is the least."""
+def round_inputs() -> dict[str, Any]:
+    """Seven silos: one falls out after `ready`, the rule leaves out one; t = 5 remain, the least that may be summed."""
     names = ["klinik-1", "klinik-10", "klinik-2", "klinik-3", "klinik-4", "klinik-5", "klinik-6"]
     t = slow.threshold(len(names))
     silos = {}
@@ -513,11 +526,11 @@ def whole_round() -> dict[str, Any]:
             "tail": [abs(word) for word in spread(f"round {name} tail", 5, 2**40)],
         }
     table = [
-        {"name": "conv.weight", "shape": [4, 7], "kind": "weight"},
-        {"name": "bias", "shape": [8], "kind": "weight"},
+        {"name": "conv.weight", "shape": [4, 7], "kind": "shared"},
+        {"name": "bias", "shape": [8], "kind": "shared"},
     ]
     weights = [slow.float32(word / 1000) for word in spread("round state", 36, 2000)]
-    given: dict[str, Any] = {
+    return {
         "study": "thorax",
         "manifest": slow.digest(b"manifest of the round"),
         "round": 2,
@@ -526,13 +539,17 @@ def whole_round() -> dict[str, Any]:
         "min_participants": 3,
         "bits": 24,
         "segments": [[28, 12], [8, 10]],
-        "clip_norm": "4",
-        "server_lr": "0.9",
+        "clip_norm": 4.0,
+        "server_lr": 0.9,
         "weights": {name: 2 + k % 3 for k, name in enumerate(names)},
         "state": {"table": table, "weights": weights},
         "lost": ["klinik-10"],
         "silos": silos,
     }
+
+
+def whole_round() -> dict[str, Any]:
+    given = round_inputs()
     before = boxes_of(_before()["round"]["out"]) if VECTORS.exists() else {}
     return {"in": given, "out": slow_round.play(given, slow_round.seal(given, before))}
 

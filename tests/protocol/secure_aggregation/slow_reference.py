@@ -1,7 +1,8 @@
 """Secure aggregation once more, slowly: docs/wire.md as plain Python, one function a derivation, in the page's order.
 
-Written from that page alone and never from `protocol/`, which it must not import: where the two disagree, one of them or the page is wrong.
-Numbers are Python's integers and fractions, words are lists, AES runs one block at a time. Only AES, HPKE and Ed25519 are borrowed.
+Written from that page alone and never from `protocol/`, which it must not import: where the two disagree, one of them or
+the page is wrong. Numbers are Python's integers and fractions, words are lists, AES runs one block at a time. Only AES,
+HPKE and Ed25519 are borrowed.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ def sketch(seed: bytes, words: Sequence[int], fraction_bits: Sequence[int]) -> l
 
 
 def rule(
-    sums: Mapping[str, Sequence[int]], weights: Mapping[str, int], clip_norm: str, fraction_bits: Sequence[int]
+    sums: Mapping[str, Sequence[int]], weights: Mapping[str, int], clip_norm: float, fraction_bits: Sequence[int]
 ) -> dict[str, str]:
     """{silo left out: why}: "clip", "large" or "small", the first that holds."""
     most = max(fraction_bits)
@@ -343,16 +344,16 @@ def state(table: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> bytes
 
 
 def float32(number: float) -> float:
-    """The nearest single, ties to even. A product or sum of two singles, made in double and rounded so, is the single operation's."""
+    """The nearest single, ties to even. A sum or product of two singles, made in double and rounded so, rounds once in effect."""
     return float(struct.unpack("<f", struct.pack("<f", number))[0])
 
 
 def next_weights(
-    weights: Sequence[float], words: Sequence[int], fraction_bits: Sequence[int], server_lr: str, total_weight: int
+    weights: Sequence[float], words: Sequence[int], fraction_bits: Sequence[int], server_lr: float, total_weight: int
 ) -> list[float]:
     """`words`: the sum's body as signed numbers, one a weight."""
     out = []
     for w, word, bits in zip(weights, words, fraction_bits, strict=True):
-        step = float32(float(server_lr) / (total_weight * 2**bits))
+        step = float32(server_lr / (total_weight * 2**bits))
         out.append(float32(w + float32(float32(word) * step)))
     return out

@@ -1,4 +1,4 @@
-"""One round from given secrets, by the slow reference: what each silo says, in the order of docs/wire.md, and what comes out of the sum."""
+"""One round from given secrets, by the slow reference: what each silo says, and what comes out of the sum."""
 
 from __future__ import annotations
 
