@@ -128,6 +128,10 @@ def chunks(count: int, multiplier: int, bits: int, tail: list[str]) -> dict[str,
     }
 
 
+def evaluation(loss: float | None, auc: float | None, counts: list[list[int]]) -> list[int]:
+    return slow.evaluation(loss, auc, counts)
+
+
 def first_list(members: list[str], ready_set: str, updates: str) -> str:
     return slow.list_digest(members, ready_set, updates)
 
@@ -190,7 +194,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     for answer in (
         *(context, threshold, derive, binding, set_digest, message, first_list),
         *(box_plaintext, box, shares, interpolate, pair_seed, list_box),
-        *(material, stream, mask, masked, pack, chunks),
+        *(material, stream, mask, masked, pack, chunks, evaluation),
         *(sketch_seed, sketch, rule, unmasked),
         *(check_seed, coefficients, check_word, state, next_weights),
     )
@@ -350,7 +354,16 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
         }
         | {
             "one short chunk": {"count": 7, "multiplier": 2654435761, "bits": 16, "tail": tail},
+            "no tail": {"count": 7, "multiplier": 2654435761, "bits": 16, "tail": []},
+            "the tail alone": {"count": 0, "multiplier": 1, "bits": 32, "tail": tail},
             "one whole chunk": {"count": slow.CHUNK, "multiplier": 2654435761, "bits": 32, "tail": tail},
+        },
+        "evaluation": {
+            "both classes": {"loss": 0.6931471805599453, "auc": 0.8125, "counts": [[5, 3, 1, 0], [0, 2, 2, 6]]},
+            "halves go to the even number": {"loss": 2.5 / 2**20, "auc": 1.5 / 2**30, "counts": [[1, 0], [0, 1]]},
+            "equal remainders go to the first": {"loss": 1.0, "auc": 0.5, "counts": [[1, 1, 1], [1, 1, 1]]},
+            "one class, a loss beyond the cap": {"loss": 1e9, "auc": None, "counts": [[7, 2, 0, 4], [0, 0, 0, 0]]},
+            "nothing scored": {"loss": None, "auc": None, "counts": [[0, 0], [0, 0]]},
         },
         "first_list": {
             "": {"members": NAMES[:3], "ready_set": slow.digest(b"ready"), "updates": slow.digest(b"update")}
@@ -475,6 +488,10 @@ def _rules() -> dict[str, dict[str, Any]]:
         "over the clip bound": around([10], [13, 1], **clip),
         "under the clip bound with weight 3 and two fractions": around([3, 2], [3, 2, 1, 1], **two),
         "over the clip bound with weight 3 and two fractions": around([3, 2], [4], **two),
+        # Three tenths would be a bound of 169; the float64 lies below.
+        "clip_norm is a float64": around(
+            [10], [13], clip_norm=0.3, segments=[[364, 0]], weights=dict.fromkeys("abcd", 10)
+        ),
         "at the large bound": around([2], [5]),
         "over the large bound": around([2], [5, -1]),
         "at the small bound": around([10], [2]),

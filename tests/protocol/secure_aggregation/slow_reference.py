@@ -242,11 +242,31 @@ def pack(words: Sequence[int], bits: int) -> bytes:
 
 def chunks(body: Sequence[int], bits: int, tail: Sequence[int]) -> list[bytes]:
     cut = [pack(body[k : k + CHUNK], bits) for k in range(0, len(body), CHUNK)]
-    return [*cut, pack(tail, 64)]
+    return [*cut, pack(tail, 64)] if tail else cut
 
 
 def signed(word: int, bits: int) -> int:
     return (word + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+
+
+# Tail
+
+
+def evaluation(loss: float | None, auc: float | None, counts: Sequence[Sequence[int]]) -> list[int]:
+    """`counts`: of class 0 and of class 1. No AUC: one class is missing; no loss: nothing was scored."""
+    row = [*counts[0], *counts[1]]
+    if loss is None:
+        return [0] * (5 + len(row))
+    whole = sum(row)
+    scaled = [count * 2**20 // whole for count in row]
+    by_remainder = sorted(range(len(row)), key=lambda k: (-(row[k] * 2**20 % whole), k))
+    for k in by_remainder[: 2**20 - sum(scaled)]:
+        scaled[k] += 1
+    front = [1, round(Fraction(min(loss, 1024.0)) * 2**20), 0, 0, 0]
+    if auc is not None:
+        a = round(Fraction(auc) * 2**30)
+        front[2:] = [1, a, a * a // 2**30]
+    return front + scaled
 
 
 # Lists, sketch, rule

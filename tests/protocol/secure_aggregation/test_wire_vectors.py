@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from protocol import server_step
+from protocol.evaluation import encode_tail
 from protocol.messages import KINDS, seal
 from protocol.model_state import ModelState, table_from_list
 from protocol.secure_aggregation import (
@@ -217,6 +218,10 @@ def chunks(count: int, multiplier: int, bits: int, tail: list[str]) -> dict[str,
     }
 
 
+def evaluation(loss: float | None, auc: float | None, counts: list[list[int]]) -> list[int]:
+    return encode_tail(loss=loss, auc=auc, histograms=counts).tolist()
+
+
 def sketch_seed(ctx: str, first_list: str, nonces: dict[str, str]) -> str:
     return sketch.seed_of(h(ctx), values(nonces), first_list).hex()
 
@@ -301,7 +306,7 @@ OURS: dict[str, Callable[..., Any]] = {
         for answer in (
             *(context, threshold, derive, binding, set_digest, message, first_list),
             *(box_plaintext, box, shares, interpolate, pair_seed, list_box),
-            *(material, stream, mask, pack, chunks),
+            *(material, stream, mask, pack, chunks, evaluation),
             *(sketch_seed, rule, unmasked),
             *(check_seed, coefficients, state, next_weights),
         )
