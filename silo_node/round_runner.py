@@ -35,7 +35,7 @@ from protocol.signing import Envelope, SignatureError
 from silo_node import logs
 from silo_node.announcement import Announcement
 from silo_node.errors import PortalRefused, Refused
-from silo_node.gate import Permission, evaluated_key, trained_key
+from silo_node.gate import Permission, evaluated_key, made_key, trained_key
 from silo_node.model_store import ModelStore
 from silo_node.node import Node
 from silo_node.refusals import TOO_LATE, Proof, send_refusal
@@ -115,6 +115,8 @@ class RoundRunner:
         envelope = self._silo.keys()
         note = trained_key if self.announcement.purpose == "train" else evaluated_key
         self._node.journal.put(note(self.announcement.study, self.announcement.model or ""), b"1")
+        if self.announcement.origin is not None:
+            self._node.journal.put(made_key(self.announcement.study, self.announcement.origin), b"1")
         self._train()
         self.stage = "training"
         self._post("keys", envelope)
