@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from protocol import canonical
 from protocol.canonical import digest, unb64
+from protocol.evaluation import encode_tail
 from protocol.messages import Check, ListSignature, seal
+from protocol.secure_aggregation import CHUNK_WORDS
 from protocol.signing import Envelope, SigningKey, sign_envelope
-from silo_node import status
+from silo_node import published_sum, status
+from silo_node.egress import Answer
+from silo_node.runs import Run
 from tests.silo_node.portal_double import SUM_TYPE, PlayedRound
 
 
@@ -182,6 +187,56 @@ def test_a_sum_that_too_few_signed_for_opens_no_nonce(ready, portal):
     lie_in(portal, "sum", lambda each: {**each, "lists": each["lists"][:2]})
     begin(ready, portal)
     caught(ready, portal, "TOO_FEW_SIGNATURES", "nonce", "lists")
+
+
+def test_after_a_restart_the_sum_is_fetched_again_and_its_digest_compared(ready, portal):
+    killed = []
+
+    def fault(method, path):
+        if path.endswith(".1.1/check") and not killed:
+            killed.append(path)
+            ready.kill()
+
+    original = portal._round
+
+    def serve(method, round_id, rest, query, body, silo):
+        data = original(method, round_id, rest, query, body, silo)
+        return data[:-1] + bytes([data[-1] ^ 1]) if rest == ["sum"] and killed else data
+
+    portal.fault, portal._round = fault, serve
+    begin(ready, portal)
+    ready.until(lambda: killed and ready.processes[-1].poll() is not None)
+    ready.start()
+    caught(ready, portal, "SUM_DIFFERS", "state", "sum", "checks")
+
+
+def test_a_long_sum_is_fetched_piece_by_piece_into_the_rounds_folder(ready, portal, tmp_path):
+    """32 MiB of words with three pieces of memory at most; gone with the folder."""
+    body = (np.arange(CHUNK_WORDS) % 1000 - 500).astype("<i4").tobytes()
+    tail = encode_tail(loss=None, auc=None, histograms=np.zeros((2, 8), int)).tobytes()
+    pieces = [*[body] * 8, tail]
+    parameters = dataclasses.replace(
+        PlayedRound(portal, 1, 1, "evaluate", "sha256:" + "1" * 64).parameters, words=8 * CHUNK_WORDS
+    )
+    run = Run(tmp_path, "st-x.1.1")
+    run.folder.mkdir()
+
+    class Node:
+        class egress:
+            @staticmethod
+            def get(path, *, kind, query, round_id):
+                return Answer(200, {}, bytes(pieces[query["chunk"]]))
+
+    facts = {"digest": digest(b"".join(pieces)), "members": ["site-1", "site-2", "site-3"]}
+    tracemalloc.start()
+    published = published_sum.fetch(Node, parameters, portal.manifest, run, facts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * 4 * CHUNK_WORDS
+    assert published.body.tobytes() == 8 * body
+    assert published.tail.tobytes() == tail
+    run.remove()
+    assert not run.folder.exists()
 
 
 # --- sketches and the second list ------------------------------------------------------------------------------------

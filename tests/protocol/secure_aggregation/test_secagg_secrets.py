@@ -82,7 +82,7 @@ class Listener:
                 lambda m=machine: m.unmask(this.relayed("list")[:1], mixed),
                 lambda m=machine: m.agree([], []),
                 lambda m=machine: m.send_check(this.relayed("nonce")[:1]),
-                lambda m=machine: m.verify_sum(this.relayed("check")[:1], [], tail),
+                lambda m=machine, t=tail: m.verify_sum(this.relayed("check")[:1], [], t),
                 lambda m=machine: m.sign_state("no digest"),
             ):
                 self.raised(call)
@@ -213,7 +213,10 @@ def test_the_search_for_secrets_finds_each_spelling():
 # --- how secrets are compared ----------------------------------------------------------------------------------------
 
 SECRET = frozenset(
-    "secret share half seed plain private binding interpolate chunk tobytes self_share list_share nonce unb64".split()
+    (
+        *("secret", "share", "self_share", "list_share", "half", "seed", "plain", "private", "nonce", "chunk"),
+        *("binding", "interpolate", "tobytes", "unb64"),
+    )
 )
 """Names of secrets, and of calls that give one or the hash of one."""
 
