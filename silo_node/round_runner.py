@@ -48,8 +48,7 @@ class RoundRunner:
     """Drives `SiloRound` for one attempt. All methods are called from the main thread; `beat` from the heartbeat's.
 
     stage: what the silo is doing, for heartbeats and status. over: nothing more is done in this attempt. verified: whether
-    all check words said that the sum is true; None where it was not judged. proof: digests of the signed messages that the
-    last step was given, by kind and silo.
+    all check words said that the sum is true; None where it was not judged.
     """
 
     def __init__(
@@ -71,7 +70,6 @@ class RoundRunner:
         self.evaluate_seconds = 0.0
         self.next_model: str | None = None
         self.verified: bool | None = None
-        self.proof: dict[str, str | dict[str, str]] = {}
         self._node = node
         self._models = models
         self._run = Run(node.config.runs, announcement.id)
@@ -80,6 +78,7 @@ class RoundRunner:
         self._ready = False
         self._sent = False
         self._resumed = False
+        self._given: dict[str, dict[str, str]] = {}
         manifest = permission.manifest
         self._key = node.keys.silo
         self._silo: SiloRound | None = None
@@ -168,8 +167,8 @@ class RoundRunner:
         """All sketches: apply the rule, sign whom it leaves."""
         self.stage = "second"
         [sketches] = self._read(body, "sketches")
-        # Told apart from the rest at the end, should the sum not be that of these sketches.
-        self._run.write("sketches", self.proof, sync=False)
+        # Named at the end, should the sum not be that of these sketches.
+        self._run.write("sketches", self._given, sync=False)
         self._post("second", self._machine().sign_second(sketches))
 
     def on_unmask(self, body: Mapping[str, Any]) -> None:
@@ -182,21 +181,18 @@ class RoundRunner:
         self.stage = "sum"
         lists, seconds = self._read(body, "lists", "seconds")
         self._post("nonce", self._sum.open_nonce(self._machine(), body, lists, seconds))
-        self.proof |= self._sum.proof()
         self._sum.fetch()
 
     def on_check(self, body: Mapping[str, Any]) -> None:
         """The nonces: send our check word."""
         self.stage = "check"
         [nonces] = self._read(body, "nonces")
-        self.proof |= self._sum.proof()
         self._export("check", self._machine().send_check(nonces))
 
     def on_state(self, body: Mapping[str, Any]) -> None:
         """All check words: where the sum is true, compute the next state and sign its digest."""
         self.stage = "state"
         [checks] = self._read(body, "checks")
-        self.proof |= self._sum.proof() | (self._run.read("sketches") or {})
         self.verified = self._sum.verify(self._machine(), checks)
         digest = self._sum.make_next(self._models)
         needed = self._signers_needed()
@@ -204,6 +200,11 @@ class RoundRunner:
             self._models.note_signers(digest, needed)
         self._post("state", self._machine().sign_state(digest))
         self.next_model = digest
+
+    def proof(self) -> Proof:
+        """The signed messages that the last step was given, with the sum's and the sketches that it is held against."""
+        sketches = self._run.read("sketches") if self.stage == "state" else None
+        return {**(sketches or {}), **self._given, **self._sum.proof()}
 
     def refuse(self, reasons: list[Reason], proof: Proof | None = None) -> None:
         """Take no further part, and say why: to the portal, in the log with the proof, on the status page."""
@@ -382,12 +383,12 @@ class RoundRunner:
 
     def _read(self, body: Mapping[str, Any], *names: str) -> list[list[Envelope]]:
         """The signed messages under these names. Raises: ProtocolViolation (BAD_MESSAGE)."""
-        self.proof = {}
+        self._given = {}
         try:
             found = {name: [Envelope.from_dict(item) for item in body[name]] for name in names}
         except (SignatureError, KeyError, TypeError) as error:
             raise ProtocolViolation("BAD_MESSAGE", f"the portal's {names[0]} can't be read: {error}") from None
         for name, envelopes in found.items():
             signed = ((envelope.signatures[0][0], envelope.digest) for envelope in envelopes)
-            self.proof[name] = {self.parameters.signers.get(keyid, keyid): digest for keyid, digest in signed}
+            self._given[name] = {self.parameters.signers.get(keyid, keyid): digest for keyid, digest in signed}
         return list(found.values())

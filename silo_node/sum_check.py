@@ -37,16 +37,17 @@ class SumCheck:
     def __init__(self, node: Node, run: Run, parameters: RoundParameters, manifest: Manifest) -> None:
         self._node, self._run, self._parameters, self._manifest = node, run, parameters, manifest
         self._published: Published | None = None
+        self._shown: str | None = None
 
     def open_nonce(
         self, machine: SiloRound, body: Mapping[str, Any], lists: Sequence[Envelope], seconds: Sequence[Envelope]
     ) -> Envelope:
         """Our second nonce, for a sum over the list that t silos signed, to whose bytes the portal is bound."""
         members = machine.agree(lists, seconds)
-        facts, signed = published_sum.check(self._node, self._parameters, self._manifest, body, members)
+        facts, self._shown = published_sum.check(self._node, self._parameters, self._manifest, body, members)
         envelope = machine.open_nonce(facts["digest"])
         # After the journal, which lets no second sum pass.
-        self._run.write("sum", {"facts": facts, "envelope": signed})
+        self._run.write("sum", {"facts": facts, "envelope": self._shown})
         return envelope
 
     def fetch(self) -> Published:
@@ -75,9 +76,11 @@ class SumCheck:
         )
 
     def proof(self) -> dict[str, str]:
-        """Digests of what the portal signed about the sum, for the log; empty before there is one."""
-        kept = self._run.read("sum")
-        return {} if kept is None else {"sum": kept["envelope"]}
+        """Digests of what the portal signed about the sum, for the log: `first_sum` where it showed another one before."""
+        kept = (self._run.read("sum") or {}).get("envelope")
+        shown = self._shown or kept
+        found = {"sum": shown, "first_sum": kept if kept != shown else None}
+        return {name: digest for name, digest in found.items() if digest is not None}
 
     def _kept(self) -> dict[str, Any]:
         kept: dict[str, Any] | None = self._run.read("sum")

@@ -323,7 +323,7 @@ class Sync:
             logs.get().error("round.failed", round=announcement.id, error_at=error)
         if runner is not None:
             # The digests of what the others and the portal signed say who is to be asked.
-            runner.refuse([why], runner.proof if isinstance(error, ProtocolViolation) else {})
+            runner.refuse([why], runner.proof() if isinstance(error, ProtocolViolation) else {})
         else:
             send_refusal(self.node, announcement, context_of(announcement), [why])
         self._status.update(state="idle", round=None)

@@ -295,7 +295,7 @@ def test_status_tells_what_was_sent_and_what_is_in_force(ready, portal):
     ready.start()
     portal.begin()
     portal.wait(lambda: portal.finished(2))
-    kinds = {"update", "keys", "bundles", "ready", "list", "unmask", "state"}
+    kinds = {"update", "keys", "bundles", "ready", "list", "unmask", "nonce", "check", "state"}
     # What was sent is noted beside the sending, a moment later.
     ready.until(lambda: kinds <= ready.status()["sent"].keys())
     status = ready.status()

@@ -189,6 +189,31 @@ def test_a_sum_that_too_few_signed_for_opens_no_nonce(ready, portal):
     caught(ready, portal, "TOO_FEW_SIGNATURES", "nonce", "lists")
 
 
+def test_a_second_sum_in_one_round_opens_no_nonce_and_both_signatures_are_kept(ready, portal):
+    killed = []
+
+    def fault(method, path):
+        if path.endswith(".1.1/nonce") and not killed:
+            killed.append(path)
+            ready.kill()
+            return 0
+        return None
+
+    def another(each):
+        facts = {**each["sum"], "digest": "sha256:" + "7" * 64}
+        payload = {**json.loads(unb64(each["portal_signature"]["payload"])), **facts}
+        signed = sign_envelope(SUM_TYPE, canonical.encode(payload), portal.answer_key)
+        return {**each, "sum": facts, "portal_signature": signed.as_dict()}
+
+    portal.fault = fault
+    begin(ready, portal)
+    ready.until(lambda: killed and ready.processes[-1].poll() is not None)
+    lie_in(portal, "sum", another)
+    ready.start()
+    refs = caught(ready, portal, "SECOND_SUM", "nonce", "sum", "first_sum", "lists")
+    assert refs["first_sum"] == Envelope.from_dict(portal.round(1).signed_sum).digest != refs["sum"]
+
+
 def test_after_a_restart_the_sum_is_fetched_again_and_its_digest_compared(ready, portal):
     killed = []
 
