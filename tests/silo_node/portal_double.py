@@ -28,7 +28,7 @@ from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
-from protocol.secure_aggregation.words import lane, pack, unpack
+from protocol.secure_aggregation.words import lane, pack, signed, unpack
 from protocol.server_step import apply
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
 from protocol.transparency.note import Checkpoint, LogKey, sign_checkpoint
@@ -226,7 +226,9 @@ class PlayedRound:
 
     def words(self) -> tuple[list[Any], Any]:
         """The published sum: its body as signed words in blocks, its tail."""
-        return [np.frombuffer(piece, dtype="<i4") for piece in self.summed[:-1]], np.frombuffer(self.summed[-1], "<u8")
+        bits = self.parameters.word_bits
+        body = [signed(unpack(piece, bits), bits) for piece in self.summed[:-1]]
+        return body, np.frombuffer(self.summed[-1], "<u8")
 
     # --- going on ----------------------------------------------------------------------------------------------------
 
