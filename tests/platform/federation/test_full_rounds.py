@@ -7,6 +7,7 @@ import pytest
 
 from evidence.models import Entry
 from federation.models import GlobalModel, Purpose, RoundResult, Stage, StudyRun
+from protocol.canonical import decode
 from protocol.model_state import ModelState
 
 
@@ -92,10 +93,13 @@ def test_each_round_leaves_its_entries_in_the_log(network):
     world = network(4, max_rounds=1)
     world.play()
     train = world.rounds[1]
-    types = list(Entry.objects.filter(subject_id=train.key).order_by("id").values_list("type", flat=True))
+    entries = Entry.objects.filter(subject_id=train.key).order_by("id")
+    types = [entry.type for entry in entries]
     assert types[0] == "round.started"
     assert types[-1] == "round.finished"
-    assert types.count("update.exported") == 4
+    left = [decode(bytes(entry.record))["data"] for entry in entries if entry.type == "update.exported"]
+    assert [row["kind"] for row in left] == ["update"] * 4 + ["check"] * 4
+    assert {row["bytes"] for row in left if row["kind"] == "check"} == {8}
 
 
 def test_the_masked_updates_are_gone_when_the_round_is_over(network, settings):
