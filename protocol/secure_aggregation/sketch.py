@@ -39,8 +39,8 @@ _AES_BLOCK: Final = 16
 
 SLACK: Final = Fraction(13, 10)
 """An estimated norm may pass the bound by this factor; by chance, an honest one at the bound does so once in 10^9."""
-ABOVE: Final = 3
-BELOW: Final = Fraction(1, 10)
+ABOVE: Final = 5
+BELOW: Final = Fraction(1, 100)
 """Times the median of all norms: what is longer or shorter is left out. Why these: docs/poisoning.md."""
 
 OVER_BOUND: Final = "NORM_OVER_BOUND"

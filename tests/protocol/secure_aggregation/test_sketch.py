@@ -192,7 +192,7 @@ def test_sums_that_could_leave_64_bits_are_refused(segments, word_bits, fits):
     ("segments", "word_bits"), [([], 32), ([(-1, 3)], 32), ([(1, -1)], 32), ([(1, 1)], 1), ([(1, 1)], 33)]
 )
 def test_segments_and_word_sizes_that_are_none_are_refused(segments, word_bits):
-    with pytest.raises(SketchError, match="segment|word_bits"):
+    with pytest.raises(SketchError, match=r"segment|word_bits"):
         prove_range(segments, word_bits)
 
 
