@@ -22,7 +22,7 @@ from protocol.secure_aggregation.sketch import Sketch, Verdict, judge, sketch
 from silo_node.training.trainer import round_seed
 
 REFUSED = "REFUSED_AT_SILO"
-REPLAYED = {"three": 3.0, "ten": 10.0, "negated": -5.0, "zero": 0.0, "honest": 1.0}
+REPLAYED = {"three": 3.0, "ten": 10.0, "negated": -5.0, "zero": 0.0}
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,25 @@ class Bench:
         """The rule's verdict, all silos with weight 1."""
         return judge(sketches, dict.fromkeys(sketches, 1), clip_norm=self.settings.clip, segments=self.segments)
 
-    def replay(self, lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
-        """Each silo of each honest round once as the attacker, under `tries` seeds of the sketch: attack -> silo ->
-        {tries, caught, honest_excluded}. Nothing is trained: a sketch is linear, so an attack scales it."""
+    def replay(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Each silo of each honest round once as the attacker, under `tries` seeds of the sketch.
+
+        Nothing is trained: a sketch is linear, so an attack scales it. Answers attacks: attack -> silo -> {tries, caught,
+        honest_excluded}; honest: sketches judged without an attacker, and how many of them were left out; norms: silo ->
+        the estimated norms.
+        """
         found: dict[str, dict[str, dict[str, int]]] = {}
+        honest = {"sketches": 0, "excluded": 0}
+        norms: dict[str, list[float]] = {silo: [] for silo in self.silos}
         for line in lines:
             for again in range(self.settings.tries):
                 seed = self._bytes("again", line["round"], str(again))
                 sketches = {silo: self._sketch(seed, row) for silo, row in line["words"].items()}
+                verdict = self.judge(sketches)
+                honest["sketches"] += len(sketches)
+                honest["excluded"] += len(verdict.excluded)
                 for silo in self.silos:
+                    norms[silo].append(round(verdict.norms[silo], 3))
                     for name, factor in REPLAYED.items():
                         attacked = sketches | {silo: (sketches[silo] * factor).astype(np.int64)}
                         excluded = self.judge(attacked).excluded
@@ -95,7 +105,7 @@ class Bench:
                         count["tries"] += 1
                         count["caught"] += silo in excluded
                         count["honest_excluded"] += bool(set(excluded) - {silo})
-        return found
+        return {"attacks": found, "honest": honest, "norms": norms}
 
     def evaluate(self, state: ModelState) -> dict[str, Any]:
         """auc: site -> AUC, mean: over them, success: share of label 1 that the backdoor's patch turns to 0."""

@@ -48,8 +48,7 @@ class Federation:
 
     def __init__(self, data: Path, plan: dict[str, Any]) -> None:
         trainer.preload(1)
-        self.raw_plan, self.plan = plan, plans.parse(plan)
-        self.table = trainer.build_table(plan)
+        self.use(plan)
         self.train: dict[str, Held] = {}
         self.test: dict[str, Held] = {}
         with tempfile.TemporaryDirectory() as work:
@@ -65,6 +64,10 @@ class Federation:
                     self.train |= {f"{site}a": train.part(~second), f"{site}b": train.part(second)}
                 else:
                     self.train[site] = train
+
+    def use(self, plan: dict[str, Any]) -> None:
+        """Train by another plan from now on, for pictures of the same size."""
+        self.plan, self.table = plans.parse(plan), trainer.build_table(plan)
 
     @property
     def silos(self) -> tuple[str, ...]:

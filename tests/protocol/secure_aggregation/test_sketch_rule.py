@@ -130,6 +130,20 @@ def test_an_honest_update_at_the_bound_stays_in_however_the_seed_falls():
         assert verdict.excluded == {}
 
 
+@pytest.mark.parametrize("factor", [3, 10, -5])
+def test_three_times_the_shortest_honest_update_is_left_out_however_the_seed_falls(factor):
+    """With the bound near honest norms, which here lie as far apart as on the chest set (docs/poisoning.md)."""
+    draw = np.random.default_rng(6)
+    for _ in range(30):
+        seed, sketches = draw.bytes(32), {}
+        for name, length in zip(NAMES, (1.28 * factor, 1.4, 1.4, 2.0, 2.0, 2.0), strict=True):
+            update = draw.normal(size=WORDS)
+            words = np.floor(update * (length * 2**16 / np.linalg.norm(update)) + draw.random(WORDS))
+            sketches[name] = sketch(seed, SEGMENTS, [words.astype("<i4")])
+        verdict = judge(sketches, dict.fromkeys(NAMES, 1), clip_norm=CLIP, segments=SEGMENTS)
+        assert verdict.excluded == {"site-1": OVER_BOUND}
+
+
 # --- everybody comes to the same set ---------------------------------------------------------------------------------
 
 LENGTHS = st.lists(st.floats(0, 2**40) | st.sampled_from([0.0, 1.0, 2.6, 3.0]), min_size=1, max_size=8)
