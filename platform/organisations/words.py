@@ -85,6 +85,13 @@ _TABLE: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "finished": ("finished", GOOD),
         "failed": ("failed", BAD),
     },
+    "sum": {
+        "open": ("being checked", LIVE),
+        "verified": ("verified by all", GOOD),
+        "unverified": ("unverified", WARN),
+        "false": ("not believed", BAD),
+    },
+    "sketch": {"in": ("stays in", GOOD), "out": ("left out", WARN)},
     "lane": {
         "waiting": ("waiting", WAIT),
         "gate": ("checking", LIVE),
