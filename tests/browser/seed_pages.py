@@ -286,13 +286,13 @@ def _checks(item: Any, rows: dict[str, Any], asked: list[str], sketched: bool, t
     check word is missing."""
     import numpy as np
 
+    from federation.services.reasons import CHECK_MISSING, SKETCH_REASONS
     from protocol.canonical import b64
 
     out = asked[1] if sketched and item.number == trained else None
     item.verified = not (sketched and item.number == trained - 1)
     if not item.verified:
-        sentence = "Its check word is missing, so the sum stands unverified, as the study's plan allows."
-        item.faults = [{"silo": asked[2], "code": "CHECK_MISSING", "sentence": sentence}]
+        item.faults = [{"silo": asked[2], "code": "CHECK_MISSING", "sentence": CHECK_MISSING}]
     if sketched:
         item.first_list, item.members = asked, [name for name in asked if name != out]
         draw = np.random.default_rng(item.number)
@@ -305,6 +305,9 @@ def _checks(item: Any, rows: dict[str, Any], asked: list[str], sketched: bool, t
             norm = 9_000_000 + 800_000 * place if name != out else 61_000_000
             code = "NORM_OVER_BOUND" if name == out else None
             silos[name] = {"norm": norm, "cosine": 410_000 - 130_000 * place, "code": code}
+        if out is not None:
+            item.messages.filter(silo=rows[out], kind__in=("unmask", "nonce", "check", "state")).delete()
+            item.faults = [{"silo": out, "code": "NORM_OVER_BOUND", "sentence": SKETCH_REASONS["NORM_OVER_BOUND"]}]
         item.sketches = {
             "digest": _digest(item.study, 1000), "bound": 20_000_000, "median": 9_800_000, "missing": [], "silos": silos,
         }  # fmt: skip

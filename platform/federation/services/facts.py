@@ -26,6 +26,7 @@ class Facts:
     sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
         a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
+    drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
     """
 
@@ -40,6 +41,7 @@ class Facts:
     fraction_bits: int
     sketch: bool
     unverified: bool
+    drawn: int | None
     clip_norm: float
     server_lr: float
     tail: int
@@ -69,6 +71,7 @@ def read_facts(body: bytes, digest: str) -> Facts:
         fraction_bits=aggregation.fraction_bits,
         sketch=aggregation.sketch,
         unverified=aggregation.check_words == "optional",
+        drawn=aggregation.drawn,
         clip_norm=aggregation.clip_norm,
         server_lr=plan.strategy.server_lr,
         tail=tail_length(plan.evaluation.bins),

@@ -26,6 +26,7 @@ from federation.services.sketches import left_out
 from governance import services
 from governance.models import Manifest, Study, StudyState
 from portal.actors import SYSTEM, Subject
+from protocol.participation import draw
 
 
 class Next(NamedTuple):
@@ -98,8 +99,10 @@ def study_continue(study_id: str, *, last: Round | None, now: datetime) -> Round
 def round_announce(
     *, study: Study, manifest: Manifest, coming: Next, silos: Mapping[str, Any], facts: Facts, now: datetime
 ) -> Round:
-    """Write the round and its seats, and wake the silos. `silos`: name -> primary key of those that are asked."""
+    """Write the round and its seats, and wake the silos. `silos`: name -> primary key of those that may be asked."""
     names = sorted(silos)
+    if coming.purpose == Purpose.TRAIN and coming.model is not None:
+        names = list(draw(silos, count=facts.drawn, model=coming.model.digest, round_number=coming.number))
     item = Round(
         study=study,
         manifest_id=manifest.pk,

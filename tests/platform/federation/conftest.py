@@ -444,6 +444,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "sketch": settings.get("sketch", False),
             "check_words": settings.get("check_words", "required"),
             "sparse_from": 64,
+            "drawn": settings.get("drawn"),
         },
         "privacy": {"mode": "none"},
         "participants": [
