@@ -131,7 +131,8 @@ def spans(track: Track, *, started: datetime, closed: datetime | None) -> dict[s
     # Between its update and the list a silo only waits for the others: a gap, not a bar.
     unmask = entered.get("unmask") or sent.get("list")
     if unmask and "update" in sent:
-        found["unmask"] = (unmask, sent.get("unmask") or closed)
+        left = sent.get("sketch") if track.member is False else None
+        found["unmask"] = (unmask, sent.get("unmask") or left or closed)
     verify = _earliest(entered.get("verify"), sent.get("nonce"))
     if verify and "unmask" in sent:
         found["verify"] = (verify, sent.get("state") or closed)

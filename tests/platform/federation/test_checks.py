@@ -104,6 +104,13 @@ def test_a_round_with_both_checks_goes_through_every_stage_and_ends_verified(net
     assert world.state == "completed"
 
 
+def test_before_a_sketch_check_the_list_waits_for_all(network):
+    world = network(4, sketch=True)
+    world.play(until=at(Stage.SKETCH))
+    assert stored(world.round, "list", late=False).count() == 4
+    assert {len(silo.assignments()[-1]["lists"]) for silo in world.silos.values()} == {4}
+
+
 def test_a_round_without_sketches_goes_from_the_list_to_the_unmasking(network):
     stages = seen_stages(network(4, max_rounds=1), Purpose.TRAIN)
     assert stages[4:7] == ["list", "unmask", "nonce"]
@@ -359,9 +366,10 @@ def test_a_lost_silo_leaves_the_sum_unverified_where_the_plan_allows_it(network,
         assert [world.silos[name].verified[item.key] for name in OTHERS] == [False] * 3
 
 
-def test_a_silo_that_refuses_its_check_word_fails_the_round_at_once_where_all_are_required(network):
+@pytest.mark.parametrize("stage", [Stage.NONCE, Stage.CHECK])
+def test_a_silo_that_refuses_its_check_word_fails_the_round_at_once_where_all_are_required(network, stage):
     world = network(4)
-    world.play(until=at(Stage.CHECK))
+    world.play(until=at(stage))
     key = world.round.key
     world.silos["site-2"].refuse(key, "The nonces are not mine.")
     failed = world.rounds[1]
