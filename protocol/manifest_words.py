@@ -173,10 +173,11 @@ def _leaves(manifest: Manifest, weights: int | None) -> str:
     )
     return (
         f"In each round one masked vector of {size}: how the hospital's training changed the model, shortened to a "
-        f"length of at most {clip:g}. With it, under the same masks, {tail_length(manifest.plan.evaluation.bins):,} "
-        f"numbers that say how well the model did on the hospital's test images. At most {count(rounds, 'round')} of "
-        f"this, and one more round that only evaluates. {shown} Beside these only signed notes of the protocol (keys, "
-        "digests, times, reasons for a refusal). No image, no label, no patient's identifier and no number of patients leaves; "
+        f"length of at most {clip:g} and rounded to {manifest.aggregation.word_bits} bits a number. With it, under the "
+        f"same masks, {tail_length(manifest.plan.evaluation.bins):,} numbers that say how well the model did on the "
+        f"hospital's test images. At most {count(rounds, 'round')} of this, and one more round that only evaluates. {shown} "
+        "Beside these only signed notes of the protocol (keys, digests, times, reasons for a refusal). No image, no label, "
+        "no patient's identifier and no number of patients leaves; "
         "the hospital's own test result leaves only where its policy shares metrics."
     )
 

@@ -166,6 +166,8 @@ def test_freezing_writes_every_default_so_that_one_study_has_one_digest() -> Non
         (changed("aggregation", "drawn", value=2), "aggregation.drawn"),
         (changed("aggregation", "drawn", value=5), "aggregation.drawn"),
         (changed("aggregation", "word_bits", value=64), "aggregation.word_bits"),
+        (changed("aggregation", "word_bits", value=20), "aggregation.word_bits"),
+        (changed("aggregation", "word_bits", value=24), "overflow a sum of 24 bits"),
         (changed("aggregation", "fraction_bits", value=26), "aggregation.fraction_bits"),
         (changed("privacy", "mode", value="some"), "privacy.mode"),
         (changed("participants", value=example()["participants"][:2]), "participants"),

@@ -20,6 +20,7 @@ from federation.services import rounds, stages
 from federation.services.facts import coordinator_of, facts_of, parameters_of
 from federation.services.mail import Mail, read_mail
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.words import signed, unpack
 
 SKETCHED = ("keys", "ready", "list", "sketch")
 CHECKED = ("keys", "ready", "list", "second", "nonce", "check")
@@ -85,7 +86,7 @@ def _body(item: Round) -> Iterator[NDArray[np.int32]]:
     for index in range(parameters.chunk_count):
         if parameters.chunk_range(index)[0] == "body":
             piece = storage.read_chunk(item.key, storage.SUM, index, digest=digests[index], into=buffer)
-            yield np.frombuffer(piece, dtype="<i4")
+            yield signed(unpack(piece, parameters.word_bits), parameters.word_bits)
 
 
 def _tail(item: Round) -> NDArray[np.uint64]:

@@ -25,6 +25,7 @@ from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
+from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply
 from protocol.signing import Envelope, SigningKey
 
@@ -68,6 +69,7 @@ class PlayedSilo:
         self.words: dict[str, np.ndarray] = {}
         self.published: dict[str, dict[str, Any]] = {}
         self.verified: dict[str, bool] = {}
+        self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
 
@@ -202,7 +204,10 @@ class PlayedSilo:
     def update(self, key: str, d: int) -> tuple[np.ndarray, np.ndarray]:
         """A silo's own small update: different for each silo and round."""
         rng = np.random.default_rng([d, *self.name.encode(), *key.encode()])
-        words = rng.integers(-5000, 5000, d).astype("<i4").view("<u4")
+        aggregation = self.network.manifest.aggregation
+        share = self.network.update_bound
+        bound = min(5000, int(share * aggregation.clip_norm * 2**aggregation.fraction_bits))
+        words = rng.integers(-bound, bound, d).astype(lane(aggregation.word_bits))
         bins = self.network.manifest.plan.evaluation.bins
         histograms = np.ones((2, bins), dtype=np.int64)
         if self.auc is None:
@@ -254,11 +259,11 @@ class PlayedSilo:
 
     def on_state(self, task: dict[str, Any]) -> None:
         key, facts, body = task["round"], self.published[task["round"]], self.fetch(task["round"])
-        summed = np.frombuffer(body, dtype="<u4", count=facts["words"])
-        tail = np.frombuffer(body, dtype="<u8", offset=4 * facts["words"])
-        checks = map(Envelope.from_dict, task["checks"])
-        self.verified[key] = self.rounds[key].verify_sum(checks, [summed.view("<i4")], tail)
         aggregation = self.network.manifest.aggregation
+        self.sums[key] = summed = words_of(body, facts["words"], aggregation.word_bits)
+        tail = np.frombuffer(body[packed_bytes(facts["words"], aggregation.word_bits) :], dtype="<u8")
+        checks, plain = map(Envelope.from_dict, task["checks"]), signed(summed, aggregation.word_bits)
+        self.verified[key] = self.rounds[key].verify_sum(checks, [plain], tail)
         before = self.states[self.announced[key]["model"]]
         vector = apply(
             before.vector,
@@ -266,6 +271,7 @@ class PlayedSilo:
             fraction_bits=aggregation.fraction_bits,
             total_weight=facts["total_weight"],
             server_lr=self.network.manifest.plan.strategy.server_lr,
+            word_bits=aggregation.word_bits,
         )
         state = ModelState(before.table, vector)
         self.states[state.digest] = state
@@ -281,6 +287,7 @@ class Network:
 
         self.table = table
         self.seed = 7
+        self.update_bound = settings.pop("update_bound", 1.0)
         names = [f"site-{number}" for number in range(1, n + 1)]
         keys = {name: SigningKey.generate() for name in names}
         self.silos = {name: PlayedSilo(self, name, key) for name, key in keys.items()}
@@ -391,7 +398,12 @@ class Network:
 
         parameters = parameters_of(item)
         body = [chunk_path(item.key, SUM, k).read_bytes() for k in range(parameters.chunk_count)]
-        return np.frombuffer(b"".join(body), dtype="<u4", count=parameters.words)
+        return words_of(b"".join(body), parameters.words, parameters.word_bits)
+
+
+def words_of(body: bytes, d: int, word_bits: int) -> np.ndarray:
+    """The body words (lanes) of a published sum. A full chunk has an even number of words, so chunks join up."""
+    return unpack(body[: packed_bytes(d, word_bits)], word_bits)
 
 
 def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> dict[str, Any]:
@@ -438,8 +450,8 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "protocol": "consilium-secagg/1",
             "min_roster": settings.get("min_roster", 3),
             "min_participants": settings.get("min_participants", 3),
-            "word_bits": 32,
-            "fraction_bits": 16,
+            "word_bits": settings.get("word_bits", 32),
+            "fraction_bits": settings.get("fraction_bits", 16),
             "clip_norm": settings.get("clip_norm", 10.0),
             "sketch": settings.get("sketch", False),
             "check_words": settings.get("check_words", "required"),

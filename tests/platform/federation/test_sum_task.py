@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
+from evidence.models import Entry
 from federation import tasks
 from federation.models import GlobalModel, Purpose, Stage, SumChunk
 from federation.services.sweep import sweep
 from federation.services.verifying import sum_sketch
 from federation.storage import SUM, chunk_path
 from portal.celery import app as celery
+from protocol.messages import Check, seal
 from protocol.model_state import TensorSpec
 from protocol.secure_aggregation import CHUNK_WORDS
+from protocol.signing import Envelope
 
 WORDS = 2 * CHUNK_WORDS + 1000
 
@@ -159,6 +163,23 @@ def test_two_workers_that_check_at_once_move_the_round_once(unchecked):
     key = unchecked.round.key
     _together([lambda: tasks.check_sum(key)] * 3)
     assert (unchecked.round.stage, unchecked.round.verified) == (Stage.STATE, True)
+
+
+def test_two_workers_that_find_a_sum_false_fail_the_round_once(unchecked):
+    item = unchecked.round
+    item.messages.filter(kind="check", silo__name="site-2").update(
+        envelope=_other_word(unchecked.silos["site-2"], item.messages.get(kind="check", silo__name="site-2").envelope)
+    )
+    _together([lambda: tasks.check_sum(item.key)] * 3)
+    assert unchecked.rounds[1].failure["code"] == "SUM_NOT_TRUE"
+    assert Entry.objects.filter(type="round.failed", subject_id=item.key).count() == 1
+    assert [each.number for each in unchecked.rounds] == [0, 1, 2]
+
+
+def _other_word(silo, envelope):
+    """The same check message with another word, signed by the silo."""
+    message = Check.parse(Envelope.from_dict(envelope).payload)
+    return seal(replace(message, word=bytes(8)), silo.key).as_dict()
 
 
 def test_a_check_that_the_broker_lost_is_made_again_from_the_database(unchecked):
