@@ -408,6 +408,17 @@ def test_three_that_refuse_the_sum_fail_the_round(network):
     assert "refused: The sum is not true." in failed.failure["sentence"]
 
 
+def test_a_silo_that_sent_no_check_word_is_not_waited_for_in_the_state(network):
+    world = network(4, check_words="optional")
+    world.play(until=training)
+    world.silos["site-2"].stops_before = {"check"}
+    world.go_on(until=at(Stage.STATE))
+    item = world.round
+    world.silos["site-3"].refuse(item.key, "The model is not mine.")
+    failed = Round.objects.get(pk=item.pk)
+    assert failed.failure["code"] == "STATE_NOT_SIGNED", "two are left, three are needed, and site-2 can sign nothing"
+
+
 def test_a_silo_that_is_silent_beyond_the_deadline_of_the_sketches_falls_out(network):
     world = network(4, sketch=True, round_seconds=30)
     world.play(until=at(Stage.SKETCH))

@@ -217,7 +217,7 @@ def test_the_memory_of_the_checks_does_not_grow_with_the_model(unchecked):
     finally:
         tracemalloc.stop()
     assert unchecked.round.verified is True
-    assert peak < 3 * 4 * CHUNK_WORDS, f"{peak / 1e6:.0f} MB for pieces of 4 MiB"
+    assert peak < 7 * CHUNK_WORDS, f"{peak / 1e6:.2f} MB for pieces of 4 MiB; two pieces would be more than 8"
 
 
 def _together(functions):
