@@ -529,6 +529,7 @@ class PortalDouble:
                 "sketch": False,
                 "check_words": "required",
                 "sparse_from": 64,
+                "drawn": None,
                 **aggregation,
             },
             "privacy": {"mode": "none"},

@@ -12,7 +12,7 @@ from protocol.canonical import unb64
 from protocol.evaluation import tail_length
 from protocol.manifest import parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
-from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.parameters import RoundParameters, Segment, SketchTerms
 from protocol.secure_aggregation.sets import ReadyView, RosterView
 from protocol.signing import Envelope
 
@@ -23,7 +23,10 @@ class Facts:
 
     participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
     clip_norm: L2 bound of an update; word_bits, fraction_bits: of the fixed-point words; tail: 64-bit words.
+    sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
+        a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
+    drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
     """
 
@@ -36,6 +39,9 @@ class Facts:
     min_participants: int
     word_bits: int
     fraction_bits: int
+    sketch: bool
+    unverified: bool
+    drawn: int | None
     clip_norm: float
     server_lr: float
     tail: int
@@ -63,6 +69,9 @@ def read_facts(body: bytes, digest: str) -> Facts:
         min_participants=aggregation.min_participants,
         word_bits=aggregation.word_bits,
         fraction_bits=aggregation.fraction_bits,
+        sketch=aggregation.sketch,
+        unverified=aggregation.check_words == "optional",
+        drawn=aggregation.drawn,
         clip_norm=aggregation.clip_norm,
         server_lr=plan.strategy.server_lr,
         tail=tail_length(plan.evaluation.bins),
@@ -85,6 +94,8 @@ def facts_of(digest: str) -> Facts:
 def parameters_of(item: Round) -> RoundParameters:
     """What all parties of this attempt agree on."""
     facts = facts_of(item.manifest_digest)
+    words = item.model_length if item.purpose == Purpose.TRAIN else 0
+    segments = (Segment(words, facts.fraction_bits),)
     return RoundParameters(
         study=item.study_id,
         manifest=facts.digest,
@@ -94,9 +105,11 @@ def parameters_of(item: Round) -> RoundParameters:
         participants=facts.participants,
         min_roster=facts.min_roster,
         min_participants=facts.min_participants,
-        words=item.model_length if item.purpose == Purpose.TRAIN else 0,
+        words=words,
         tail=facts.tail,
         word_bits=facts.word_bits,
+        sketch=SketchTerms(facts.weights, facts.clip_norm, segments) if facts.sketch and words else None,
+        unverified=facts.unverified,
     )
 
 

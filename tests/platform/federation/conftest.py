@@ -24,7 +24,8 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
-from protocol.secure_aggregation.words import lane, packed_bytes, unpack
+from protocol.secure_aggregation.parameters import Segment, SketchTerms
+from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply
 from protocol.signing import Envelope, SigningKey
 
@@ -66,6 +67,8 @@ class PlayedSilo:
         self.rounds: dict[str, SiloRound] = {}
         self.announced: dict[str, dict[str, Any]] = {}
         self.words: dict[str, np.ndarray] = {}
+        self.published: dict[str, dict[str, Any]] = {}
+        self.verified: dict[str, bool] = {}
         self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
@@ -113,6 +116,10 @@ class PlayedSilo:
 
     def parameters(self, task: dict[str, Any]) -> RoundParameters:
         manifest = self.network.manifest
+        aggregation = manifest.aggregation
+        words = task["model_length"] if task["purpose"] == "train" else 0
+        weights = {each.silo: each.weight for each in manifest.participants}
+        terms = SketchTerms(weights, aggregation.clip_norm, (Segment(words, aggregation.fraction_bits),))
         return RoundParameters(
             study=task["study"],
             manifest=task["manifest"],
@@ -120,11 +127,13 @@ class PlayedSilo:
             attempt=task["attempt"],
             model=task["model"],
             participants=manifest.public_keys(),
-            min_roster=manifest.aggregation.min_roster,
-            min_participants=manifest.aggregation.min_participants,
-            words=task["model_length"] if task["purpose"] == "train" else 0,
+            min_roster=aggregation.min_roster,
+            min_participants=aggregation.min_participants,
+            words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=self.network.manifest.aggregation.word_bits,
+            word_bits=aggregation.word_bits,
+            sketch=terms if aggregation.sketch and words else None,
+            unverified=aggregation.check_words == "optional",
         )
 
     def on_announce(self, task: dict[str, Any]) -> None:
@@ -196,7 +205,8 @@ class PlayedSilo:
         """A silo's own small update: different for each silo and round."""
         rng = np.random.default_rng([d, *self.name.encode(), *key.encode()])
         aggregation = self.network.manifest.aggregation
-        bound = min(5000, int(aggregation.clip_norm * 2**aggregation.fraction_bits))
+        share = self.network.update_bound
+        bound = min(5000, int(share * aggregation.clip_norm * 2**aggregation.fraction_bits))
         words = rng.integers(-bound, bound, d).astype(lane(aggregation.word_bits))
         bins = self.network.manifest.plan.evaluation.bins
         histograms = np.ones((2, bins), dtype=np.int64)
@@ -215,16 +225,45 @@ class PlayedSilo:
         machine = self.rounds[task["round"]]
         self.post(task["round"], "list", machine.sign_list(map(Envelope.from_dict, task["updates"])))
 
+    def on_sketch(self, task: dict[str, Any]) -> None:
+        machine = self.rounds[task["round"]]
+        self.post(task["round"], "sketch", machine.show_sketch(map(Envelope.from_dict, task["lists"])))
+
+    def on_second(self, task: dict[str, Any]) -> None:
+        machine = self.rounds[task["round"]]
+        self.post(task["round"], "second", machine.sign_second(map(Envelope.from_dict, task["sketches"])))
+
     def on_unmask(self, task: dict[str, Any]) -> None:
         machine = self.rounds[task["round"]]
-        self.post(task["round"], "unmask", machine.unmask(map(Envelope.from_dict, task["lists"])))
+        self.post(task["round"], "unmask", machine.unmask(*self.lists(task)))
+
+    def lists(self, task: dict[str, Any]) -> list[list[Envelope]]:
+        return [[Envelope.from_dict(each) for each in task[kind]] for kind in ("lists", "seconds")]
 
     def on_sum(self, task: dict[str, Any]) -> None:
-        key, facts = task["round"], task["sum"]
+        key, facts, machine = task["round"], task["sum"], self.rounds[task["round"]]
+        assert list(machine.agree(*self.lists(task))) == facts["members"]
+        self.published[key] = facts
+        if self.post(key, "nonce", machine.open_nonce(facts["digest"])) is not None:
+            self.fetch(key)
+
+    def fetch(self, key: str) -> bytes:
+        facts = self.published[key]
         body = b"".join(self.ask("GET", f"rounds/{key}/sum", query=f"chunk={k}").body for k in range(facts["chunks"]))
         assert digest(body) == facts["digest"], "the published sum has the digest that the portal signed"
+        return body
+
+    def on_check(self, task: dict[str, Any]) -> None:
+        key = task["round"]
+        self.post(key, "check", self.rounds[key].send_check(map(Envelope.from_dict, task["nonces"])))
+
+    def on_state(self, task: dict[str, Any]) -> None:
+        key, facts, body = task["round"], self.published[task["round"]], self.fetch(task["round"])
         aggregation = self.network.manifest.aggregation
         self.sums[key] = summed = words_of(body, facts["words"], aggregation.word_bits)
+        tail = np.frombuffer(body[packed_bytes(facts["words"], aggregation.word_bits) :], dtype="<u8")
+        checks, plain = map(Envelope.from_dict, task["checks"]), signed(summed, aggregation.word_bits)
+        self.verified[key] = self.rounds[key].verify_sum(checks, [plain], tail)
         before = self.states[self.announced[key]["model"]]
         vector = apply(
             before.vector,
@@ -248,6 +287,7 @@ class Network:
 
         self.table = table
         self.seed = 7
+        self.update_bound = settings.pop("update_bound", 1.0)
         names = [f"site-{number}" for number in range(1, n + 1)]
         keys = {name: SigningKey.generate() for name in names}
         self.silos = {name: PlayedSilo(self, name, key) for name, key in keys.items()}
@@ -413,9 +453,10 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "word_bits": settings.get("word_bits", 32),
             "fraction_bits": settings.get("fraction_bits", 16),
             "clip_norm": settings.get("clip_norm", 10.0),
-            "sketch": False,
-            "check_words": "required",
+            "sketch": settings.get("sketch", False),
+            "check_words": settings.get("check_words", "required"),
             "sparse_from": 64,
+            "drawn": settings.get("drawn"),
         },
         "privacy": {"mode": "none"},
         "participants": [
@@ -428,7 +469,10 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             }
             for name, key in sorted(keys.items())
         ],
-        "limits": {"round_seconds": settings.get("round_seconds", 600), "unmask_seconds": 86400},
+        "limits": {
+            "round_seconds": settings.get("round_seconds", 600),
+            "unmask_seconds": settings.get("unmask_seconds", 86400),
+        },
         "dates": {"start": str(today), "end": str(today + timedelta(days=365))},
         "log": {"vkey": log_vkey()},
         "witnesses": {"vkeys": [], "false": 0},
