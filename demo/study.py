@@ -44,7 +44,7 @@ def draft(
             "word_bits": 32,
             "fraction_bits": 20,
             "clip_norm": clip_norm,
-            "sketch": False,
+            "sketch": True,
             "check_words": "required",
             "sparse_from": 64,
             "drawn": None,
