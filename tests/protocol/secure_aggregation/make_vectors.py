@@ -318,6 +318,16 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
             "first bytes": {"material": noise("m", 32).hex(), "start": 0, "length": 40},
             "from the middle of a block": {"material": noise("m", 32).hex(), "start": 16 * 1000 + 5, "length": 40},
             "the counter passes 2^128": {"material": noise("m", 16).hex() + "ff" * 15 + "fe", "start": 0, "length": 64},
+            "the start lies beyond counter 2^128": {
+                "material": noise("m", 16).hex() + "ff" * 15 + "fe",
+                "start": 16 * 5 + 3,
+                "length": 20,
+            },
+            "the start lies beyond a carry into the upper half": {
+                "material": noise("m", 16).hex() + "00" * 8 + "ff" * 8,
+                "start": 16 * 5 + 3,
+                "length": 20,
+            },
             "the counter carries into the upper half": {
                 "material": noise("m", 16).hex() + "00" * 8 + "ff" * 8,
                 "start": 0,
@@ -395,7 +405,7 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
                 "words": [1, -1, 2**24 + 1, -(2**31) + 1, 1, 3, 2**31 - 1, -3],
                 "segments": [[4, 20], [4, 11]],
                 "server_lr": 0.7,
-                "total_weight": 37,
+                "total_weight": 31,
             }
         },
     }
