@@ -1,8 +1,8 @@
 """Secure aggregation once more, slowly: docs/wire.md as plain Python, one function a derivation, in the page's order.
 
 Written from that page alone and never from `protocol/`, which it must not import: where the two disagree, one of them or
-the page is wrong. Numbers are Python's integers and fractions, words are lists, AES runs one block at a time. Only AES,
-HPKE and Ed25519 are borrowed.
+the page is wrong. (`evaluation` alone was written with the code in sight.) Numbers are Python's integers and fractions,
+words are lists, AES runs one block at a time. Only AES, HPKE and Ed25519 are borrowed.
 """
 
 from __future__ import annotations

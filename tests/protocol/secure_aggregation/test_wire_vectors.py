@@ -40,9 +40,9 @@ from protocol.secure_aggregation import (
 from protocol.secure_aggregation.masking import Masks, masked
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
 from protocol.signing import Envelope, SigningKey
-from tests.protocol.secure_aggregation import make_vectors
+from tests.protocol.secure_aggregation import make_vectors, slow_round
 from tests.protocol.secure_aggregation import slow_reference as slow
-from tests.protocol.secure_aggregation.make_vectors import h, numbers, text, values
+from tests.protocol.secure_aggregation.slow_answers import ANSWERS, h, numbers, text, values
 
 VECTORS = json.loads(make_vectors.VECTORS.read_text())
 PAGE = Path(__file__).parents[3] / "docs" / "wire.md"
@@ -317,9 +317,13 @@ OURS: dict[str, Callable[..., Any]] = {
 # --- one derivation at a time ----------------------------------------------------------------------------------------
 
 
+def test_every_section_has_an_answer_of_both() -> None:
+    assert set(VECTORS) - {"round"} == set(ANSWERS) == set(OURS)
+
+
 @pytest.mark.parametrize(("section", "case"), CASES)
 def test_slow_reference_gives_the_known_answer(section: str, case: dict[str, Any]) -> None:
-    assert make_vectors.ANSWERS[section](**case["in"]) == case["out"]
+    assert ANSWERS[section](**case["in"]) == case["out"]
 
 
 @pytest.mark.parametrize(("section", "case"), CASES)
@@ -343,7 +347,7 @@ def test_every_stage_of_a_sum_has_a_vector_and_stands_on_the_page() -> None:
 
 
 def test_reference_borrows_nothing_from_the_code_that_it_checks() -> None:
-    for module in ("slow_reference", "slow_round", "make_vectors"):
+    for module in ("slow_reference", "slow_answers", "slow_round", "make_vectors"):
         source = Path(__file__).with_name(f"{module}.py").read_text()
         assert re.findall(r"^\s*(?:from|import) (?:protocol|silo_node|numpy)\b", source, re.MULTILINE) == []
 
@@ -502,4 +506,4 @@ def test_our_silos_and_portal_play_the_known_round_byte_for_byte(silos: dict[str
 
 def test_slow_reference_plays_the_known_round() -> None:
     out = VECTORS["round"]["out"]
-    assert make_vectors.slow_round.play(VECTORS["round"]["in"], make_vectors.boxes_of(out)) == out
+    assert slow_round.play(VECTORS["round"]["in"], make_vectors.boxes_of(out)) == out
