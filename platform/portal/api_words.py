@@ -197,7 +197,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         body=BYTES,
         body_type=RAW,
         problems=("NOT_YOUR_STUDY", "OUT_OF_STAGE", "CHUNK_DIFFERS", "BAD_MESSAGE", "DISK_FULL"),
-        description="4 MiB of little-endian 32-bit words; the last piece is the tail of 64-bit words.",
+        description="Up to 1,048,576 little-endian words of the manifest's word_bits; the last piece: 64-bit words, the tail.",
     ),
     ("GET", "/rounds/{round}/sum"): Operation(
         "A piece of the published sum.",

@@ -135,12 +135,21 @@ def _add(words: Lanes, start: int, plus: Sequence[Stream], minus: Sequence[Strea
     # update_into asks for room of one AES block more than it writes.
     room = bytearray(BLOCK_BYTES + _AES_BLOCK)
     mask = np.frombuffer(room, dtype=words.dtype, count=block)
-    zeros = memoryview(_ZEROS)
+    zeros, raw, target = memoryview(_ZEROS), words.view(np.uint8).data, out.view(np.uint8).data
+    apart = bool(steps) and not np.may_share_memory(words, out)
     for low in range(0, len(words), block):
-        # The first stream takes the words from where they lie to where they go; no pass is spent on a copy.
-        part, into = words[low : low + block], out[low : low + block]
-        source, used = zeros[: len(part) * size], mask[: len(part)]
-        for cipher, add in steps:
+        part, into, rest = words[low : low + block], out[low : low + block], steps
+        first, length = low * size, len(part) * size
+        source, used = zeros[:length], mask[: len(part)]
+        if apart and low + block < len(words):
+            # The cipher reads the words and writes where they go, so that fetching both from memory hides behind its
+            # arithmetic; taking the words off again leaves the key stream. The last block has no room after it.
+            cipher, add = steps[0]
+            cipher.update_into(raw[first : first + length], target[first : first + length + _AES_BLOCK])
+            np.bitwise_xor(into, part, out=into)
+            add(part, into, out=into)
+            part, rest = into, steps[1:]
+        for cipher, add in rest:
             cipher.update_into(source, room)
             add(part, used, out=into)
             part = into
