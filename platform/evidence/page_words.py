@@ -96,7 +96,7 @@ QUESTIONS = (
     Question(7, "Which rounds used patient P before?", "Only the hospital can tell, from its own log.", "silo"),
     Question(8, "How much privacy budget is spent, against which cap?",
              "This version runs studies without differential privacy and says so on each study's page.", "later", ("dp.spent",)),
-    Question(9, "What left the hospital?", "Every message with an update: its kind, bytes and digest.", "portal",
+    Question(9, "What left the hospital?", "Every masked update, sketch and check word: its kind, bytes and digest.", "portal",
              ("update.exported",)),
     Question(10, "Who looked at or exported the log?", "Views and exports are entries themselves.", "portal", ("audit",)),
     Question(11, "Was anything deleted or changed between two dates?",

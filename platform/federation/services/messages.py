@@ -27,7 +27,7 @@ from federation.services.mail import Letter, Mail, read_mail
 from organisations.models import Silo
 from portal.actors import Subject, silo_actor
 from protocol import messages
-from protocol.secure_aggregation import checks
+from protocol.secure_aggregation import check_word, checks
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.signing import Envelope, SignatureError
 
@@ -173,7 +173,17 @@ def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, fac
         raise bad_message(f"The message is signed by {sender} and was sent by {silo.name}.")
     if kind == "update":
         check_chunks(item, silo, messages.Update.parse(signed.payload), parameters_of(item))
+    if kind == "check":
+        _check_range(messages.Check.parse(signed.payload))
     return None
+
+
+def _check_range(check: messages.Check) -> None:
+    """A check word that no update has would fail the round later, with nobody to name."""
+    try:
+        check_word.add_up([check.word])
+    except ValueError as error:
+        raise bad_message(f"{error}.") from error
 
 
 def _check_in_roster(item: Round, kind: str, signed: Envelope, mail: Mail) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from federation.services import facts, work
 from federation.services.messages import LATE, ORDER, TAKES
 from portal.problems import Refused
 from protocol.canonical import decode
-from protocol.messages import Nonce, SecondList, Sketch, Unmask, seal
+from protocol.messages import Check, Nonce, SecondList, Sketch, Unmask, seal
 from protocol.secure_aggregation import SiloRound
 from protocol.signing import Envelope, sign_envelope
 
@@ -217,6 +218,21 @@ def test_a_sketch_under_another_seed_and_a_nonce_that_was_not_committed_to_are_r
     other = Nonce(**common, roster=roster, sum="sha256:" + "2" * 64, nonce=bytes(32))
     with pytest.raises(Refused, match="OTHER_SUM"):
         send(silo, item.key, "nonce", seal(other, silo.key))
+
+
+def test_a_check_word_that_no_update_has_is_refused_and_its_sender_may_send_the_true_one(network):
+    world = network(4, max_rounds=1)
+    silo = world.silos["site-1"]
+    world.play(until=at(Stage.CHECK))
+    item = world.round
+    true = silo.rounds[item.key].send_check(map(Envelope.from_dict, silo.assignments()[-1]["nonces"]))
+    for word in (2**61 - 1, 2**64 - 1):
+        false = replace(Check.parse(true.payload), word=word.to_bytes(8, "big"))
+        with pytest.raises(Refused, match="must be below"):
+            send(silo, item.key, "check", seal(false, silo.key))
+    assert not stored(item, "check").exists()
+    world.play()
+    assert world.rounds[1].verified is True
 
 
 # --- out of bounds ---------------------------------------------------------------------------------------------------
