@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from protocol import canonical
 from protocol.keys import keyid
@@ -71,6 +71,8 @@ class RoundParameters:
     tail: int
     word_bits: int = 32
 
+    MOST_SILOS: ClassVar[int] = MAX_ROSTER
+
     def __post_init__(self) -> None:
         if not _STUDY.fullmatch(self.study):
             raise ValueError("study must be 1 to 64 letters, digits, '-' or '_'")
@@ -93,8 +95,8 @@ class RoundParameters:
             raise ValueError(f"word_bits must be 32 in this protocol version, not {self.word_bits!r}")
         if self.words + self.tail == 0:
             raise ValueError("words and tail are both 0: there would be nothing to sum")
-        if len(self.participants) > MAX_ROSTER:
-            raise ValueError(f"participants: {len(self.participants)} silos; at most {MAX_ROSTER}")
+        if len(self.participants) > self.MOST_SILOS:
+            raise ValueError(f"participants: {len(self.participants)} silos; at most {self.MOST_SILOS}")
         for silo, public in self.participants.items():
             if not SILO_NAME.fullmatch(silo):
                 raise ValueError(f"participants: {silo!r} is not a silo name")

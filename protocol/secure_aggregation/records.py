@@ -13,7 +13,7 @@ from protocol.secure_aggregation.errors import JournalConflict, ProtocolViolatio
 from protocol.secure_aggregation.journal import Journal, round_prefix
 from protocol.signing import Envelope
 
-Step = Literal["keys", "roster", "bundles", "ready", "words", "update", "list", "unmask", "state"]
+Step = Literal["keys", "roster", "neighbours", "bundles", "ready", "words", "update", "list", "unmask", "state"]
 
 
 class Records:
