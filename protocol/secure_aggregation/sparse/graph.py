@@ -41,7 +41,7 @@ def draw(seed: bytes, n: int, h: int) -> list[int]:
         room = n - step
         while True:
             if at == len(words):
-                words = hashlib.shake_256(seed).digest(2 * at + 8 * _WORD * h)
+                words = hashlib.shake_256(seed).digest(2 * at + 2 * _WORD * h)
             number = int.from_bytes(words[at : at + _WORD], "big")
             at += _WORD
             if number < _RANGE - _RANGE % room:  # the rest would make small remainders likelier
