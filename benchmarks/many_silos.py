@@ -8,9 +8,9 @@ Updates are made from a seed when they are needed; journals and waiting boxes li
 they come. One JSON line a case:
     n, h, t, k                      silos; neighbours drawn; shares needed; mean neighbours of a silo
     lost, summed                    silos that vanished in the round; members of the sum
-    silo_seconds_median, _max       its own calls of the protocol in the whole round, over silos that stayed to the end
+    silo_seconds_median, _max       CPU time of its own calls of the protocol in the whole round, over silos that stayed
     bytes_sent, bytes_received      median of one silo, as JSON (base64) and raw chunks, the update among them
-    coordinator_seconds             all of the coordinator's calls and adding up the chunks
+    coordinator_seconds             CPU time of all of the coordinator's calls and of adding up the chunks
     peak_rss_mb                     the largest resident set of this process so far (all silos and the coordinator)
 """
 
@@ -76,20 +76,20 @@ class Meter:
         self.seconds, self.sent, self.received = 0.0, 0, 0
 
     def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             return call(*arguments)
         finally:
-            self.seconds += time.perf_counter() - begin
+            self.seconds += time.process_time() - begin
 
 
 def size(message: Envelope | Leaf | Any) -> int:
-    """Bytes of a message as canonical JSON."""
-    return len(canonical.encode(message.as_dict()))
+    """Bytes of a message as JSON."""
+    return len(json.dumps(message.as_dict(), separators=(",", ":")))
 
 
 def claim_size(claim: Claim) -> int:
-    return len(canonical.encode({"root": claim.root, "size": claim.size}))
+    return len(json.dumps({"root": claim.root, "size": claim.size}, separators=(",", ":")))
 
 
 class Round:
@@ -172,7 +172,8 @@ class Round:
             self.meters[name].received += sum(map(len, lines))
             rows = [json.loads(line) for line in lines]
             parcels = {
-                row["sender"]: Parcel(canonical.unb64(row["box"]), row["hashes"] and tuple(row["hashes"])) for row in rows
+                row["sender"]: Parcel(canonical.unb64(row["box"]), row["hashes"] and tuple(row["hashes"]))
+                for row in rows
             }
             self.say(name, self.coordinator.take_ready, self.silos[name].accept_bundles, parcels)
         self.meter.run(self.coordinator.close_ready)
@@ -199,20 +200,18 @@ class Round:
         self.meter.run(self.coordinator.close_list)
 
     def add(self, chunks: list[bytes], sign: int = 1) -> None:
-        begin = time.perf_counter()
+        begin = time.process_time()
         for k, chunk in enumerate(chunks):
             dtype = "<u4" if self.parameters.chunk_range(k)[0] == "body" else "<u8"
             total, words = self.sums[k].view(dtype), np.frombuffer(chunk, dtype)
             (np.add if sign > 0 else np.subtract)(total, words, out=total)
-        self.meter.seconds += time.perf_counter() - begin
+        self.meter.seconds += time.process_time() - begin
 
     def _reveal(self) -> None:
         for name in self.alive("list"):
             updates = self.meter.run(self.coordinator.updates_for, name)
             self.meters[name].received += sum(map(size, updates))
-            self.say(
-                name, self.coordinator.take_list, self.silos[name].sign_list, *self._accept(name, "list"), updates
-            )
+            self.say(name, self.coordinator.take_list, self.silos[name].sign_list, *self._accept(name, "list"), updates)
         for name in self.alive("unmask"):
             lists = self.meter.run(self.coordinator.lists_for, name)
             self.meters[name].received += sum(map(size, lists))
@@ -240,7 +239,9 @@ class Round:
         summed = self.check()
         stayed = [self.meters[name] for name in self.names if name not in self.vanishes]
         hood = self.parameters.neighbourhood
-        degrees = [len(self.coordinator.leaves_for("ready", name)) - 1 for name in self.names if name not in self.vanishes]
+        degrees = [
+            len(self.coordinator.leaves_for("ready", name)) - 1 for name in self.names if name not in self.vanishes
+        ]
         return {
             "n": len(self.names),
             "h": hood.h,

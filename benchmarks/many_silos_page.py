@@ -73,7 +73,7 @@ def plot(cases: list[dict[str, Any]]) -> str:
 
 def _round_up(value: float) -> float:
     """The next of 1, 2, 4, 8 times a power of ten."""
-    power = 10.0 ** -3
+    power = 10.0**-3
     while True:
         for factor in (1, 2, 4, 8):
             if factor * power >= value:

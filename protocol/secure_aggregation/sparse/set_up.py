@@ -121,6 +121,9 @@ class SparseSetUp(SparseAttempt):
 
     def _read_neighbours(self, root: str, row: list[str], given: list[Neighbour]) -> tuple[dict[str, bytes], set[str]]:
         """The HPKE keys of all who are present, and which of them drew this silo."""
+        most, rows = self.parameters.neighbourhood.most_in, sum(item.row is not None for item in given)
+        if rows > most:  # before the work that it would make
+            raise ProtocolViolation("TOO_MANY_NEIGHBOURS", f"{rows} silos drew {self.silo}, at most {most} are taken")
         public: dict[str, bytes] = {}
         drew: set[str] = set()
         seen: set[str] = set()
@@ -148,11 +151,6 @@ class SparseSetUp(SparseAttempt):
         missing = set(row) - seen
         if missing:
             raise ProtocolViolation("TOO_FEW_NEIGHBOURS", f"the neighbour {min(missing)} is missing")
-        if len(drew) > self.parameters.neighbourhood.most_in:
-            raise ProtocolViolation(
-                "TOO_MANY_NEIGHBOURS",
-                f"{len(drew)} silos drew {self.silo}, at most {self.parameters.neighbourhood.most_in} are taken",
-            )
         self._check_row(public, row, "roster")
         return public, drew
 
