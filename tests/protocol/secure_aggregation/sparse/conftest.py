@@ -24,7 +24,10 @@ def key_of(number: int) -> SigningKey:
 
 
 class SparseWorld:
-    """n hospitals in one attempt: c = n/6 may collude, n/6 may be lost, at weak bounds, so that h < n - 1."""
+    """n hospitals in one attempt: c = n/6 may collude, n/6 may be lost, at weak bounds, so that h < n - 1.
+
+    20 bits against failure, so that no honest round stops by chance in these tests.
+    """
 
     steps = STEPS
 
@@ -46,7 +49,7 @@ class SparseWorld:
             "colluding": Fraction(1, 6),
             "lost": Fraction(1, 6),
             "privacy_bits": 3,
-            "failure_bits": 3,
+            "failure_bits": 20,
         }
         self.known = {name: other.pop(name) for name in ("known_partners", "min_known") if name in other}
         self.settings = settings | other
