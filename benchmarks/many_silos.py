@@ -95,7 +95,7 @@ def claim_size(claim: Claim) -> int:
 class Round:
     """One round of n silos, of whom `lost` (a fraction) vanish before steps drawn at random."""
 
-    def __init__(self, n: int, *, words: int, lost: float, seed: int, folder: Path, tail: int = 16) -> None:
+    def __init__(self, n: int, *, words: int, lost: float, seed: int, folder: Path, sparse_from: int = 64) -> None:
         draw = random.Random(seed)
         self.names = [f"silo-{number:04}" for number in range(n)]
         self.keys = {name: SigningKey.from_bytes(draw.randbytes(32)) for name in self.names}
@@ -109,7 +109,8 @@ class Round:
             min_roster=3,
             min_participants=3,
             words=words,
-            tail=tail,
+            tail=16,
+            sparse_from=sparse_from,
         )
         gone = draw.sample(self.names, round(lost * n))
         self.vanishes = {name: draw.randrange(len(STEPS)) for name in gone}

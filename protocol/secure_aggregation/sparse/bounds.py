@@ -92,14 +92,13 @@ def smallest_sum(n: int, c: int, h: int, t: int, *, bits: int) -> int:
 
     Sets that are smaller exist with a chance of at most 2^-bits, over all of them.
     """
-    honest, total = n - c, 0.0
-    for s in range(1, honest + 1):
+    honest, total, s = n - c, 0.0, 0
+    while total <= 2.0**-bits:  # all honest silos together are such a set, so this ends
+        s += 1
         chance = tail(n - 1, c + s - 1, h, t)
         if chance:
             total += 2.0 ** max(-1000.0, _log2(math.comb(honest, s)) + s * _log2_ratio(chance))
-        if total > 2.0**-bits:
-            return s
-    return honest + 1
+    return s
 
 
 def most_in(n: int, h: int, *, bits: int) -> int:

@@ -81,9 +81,8 @@ class Recovery:
         message = self.unmask.get(holder)
         if message is None:
             return None
-        share = (message.self_shares if what == "self" else message.list_shares).get(owner)
-        if share is None:
-            return None
+        # `take_unmask` took exactly the shares of the silos that drew this holder.
+        share = (message.self_shares if what == "self" else message.list_shares)[owner]
         wanted = self.hashes[owner][holder][what == "list"]
         if boxes.share_hash(what, share, ctx=self.parameters.ctx, owner=owner, holder=holder) != wanted:
             self.bad.add(holder)

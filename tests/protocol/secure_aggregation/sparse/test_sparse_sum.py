@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol import canonical
 from protocol.secure_aggregation import NotEnoughShares, ProtocolViolation, StudyLedger, StudyPaused
 from protocol.secure_aggregation.sparse import SparseCoordinator
+from protocol.signing import Envelope
 
 STEPS = ("keys", "row", "bundles", "ready", "update", "list", "unmask")
 
@@ -255,3 +257,21 @@ def test_same_silos_may_be_summed_again_others_not(sparse, refused):
         *this.set_for("list", name),
         this.coordinator.updates_for(name),
     )
+
+
+def test_what_the_portal_hands_on_can_be_written_as_json(sparse):
+    """As a transport will carry it; envelopes and bytes come back the same."""
+    this = sparse(12)
+    this.play("keys", "row", who=this.silos[:11]).close("bundles")
+    shown = this.coordinator.neighbours_for("site-000")
+    rows = canonical.decode(canonical.encode([item.as_dict() for item in shown]))
+    for item, row in zip(shown, rows, strict=True):
+        assert [canonical.unb64(step) for step in row["leaf"]["path"]] == list(item.leaf.path)
+        assert (row["leaf"]["silo"], row["leaf"]["value"]) == (item.leaf.silo, item.leaf.value)
+        assert (row["keys"] and Envelope.from_dict(row["keys"])) == item.keys
+        assert (row["row"] and Envelope.from_dict(row["row"])) == item.row
+    this.play("bundles", who=this.silos[:11])
+    for parcel in this.parcels["site-000"].values():
+        row = canonical.decode(canonical.encode(parcel.as_dict()))
+        assert canonical.unb64(row["box"]) == parcel.box
+        assert (row["hashes"] and tuple(row["hashes"])) == parcel.hashes
