@@ -19,10 +19,18 @@ from protocol.transparency.tree import ProofError, inclusion_path, leaf_hash, no
 
 @dataclass(frozen=True)
 class Claim:
-    """A set, as the portal states it. root: "sha256:<64 hex>"; size: how many silos are present."""
+    """A set, as the portal states it. root: "sha256:<64 hex>"; size: how many silos are present.
+
+    Raises:
+        ProtocolViolation: BAD_CLAIM for anything else.
+    """
 
     root: str
     size: int
+
+    def __post_init__(self) -> None:
+        if not canonical.is_digest(self.root) or type(self.size) is not int:
+            raise ProtocolViolation("BAD_CLAIM", "a set is stated by its root, sha256:<64 hex digits>, and its size")
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,17 @@ def test_roster_that_is_small_or_without_the_silo_or_with_another_key_is_refused
     accept(claim, own)
 
 
+def test_set_without_a_root_or_size_is_refused(refused):
+    for root, size in (
+        ("sha256:" + "E" * 64, 9),
+        ("e" * 64, 9),
+        (None, 9),
+        ("sha256:" + "e" * 64, "9"),
+        ("sha256:" + "e" * 64, True),
+    ):
+        refused("BAD_CLAIM", Claim, root, size)
+
+
 def test_roster_below_two_thirds_is_refused(sparse, refused):
     this = sparse(12).until("row")
     own = this.coordinator.leaf("roster", ME)
