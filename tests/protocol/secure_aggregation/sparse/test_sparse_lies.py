@@ -100,8 +100,8 @@ def test_second_roster_is_refused_so_a_row_is_drawn_once(sparse, refused):
 
 @pytest.fixture
 def asked(sparse):
-    """A world of 20 at the neighbours' step, and what the silo is shown when nobody lies."""
-    this = sparse(20).until("bundles")
+    """A world of 40 at the neighbours' step, and what the silo is shown when nobody lies."""
+    this = sparse(40).until("bundles")
     return this, this.coordinator.neighbours_for(ME)
 
 
