@@ -7,6 +7,7 @@ determine, takes those masks off, and looks at what is left of each honest silo'
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from fractions import Fraction
@@ -275,6 +276,35 @@ def test_lists_made_up_at_random_for_every_silo_open_at_most_one_sum(uploaded, s
     lists = [frozenset(this.silos) - set(draw.sample(honest, draw.randrange(seed + 1))) for _ in range(1 + seed % 3)]
     shares = told(this, helpers, {name: draw.choice(lists) for name in honest})
     assert_nothing_but_one_sum(this, helpers, shares)
+
+
+def test_holders_beyond_the_bound_break_one_update(sparse):
+    """The bound is sharp: with 2t = h + c_i colluders in one row, two stories for its honest holders open the update."""
+    this = sparse(20, words=WORDS, **BOUNDS)
+    small_updates(this)
+    this.play(*sparse.steps[:5])
+    rows, t, everybody = this.coordinator._rows, this.hood.t, frozenset(this.silos)
+
+    def confirmed(name: str, partner: str, honest: set[str]) -> bool:
+        """Whether enough of its row, colluders and its partner, would sign the list that it is told."""
+        return len(set(rows[name]) - (honest - {partner})) >= t
+
+    victim, pairs = next(
+        (victim, (honest[:2], honest[2:]))
+        for victim in this.silos
+        for honest in itertools.permutations(rows[victim], 4)
+        if all(
+            confirmed(a, b, {victim, *honest}) and confirmed(b, a, {victim, *honest})
+            for a, b in (honest[:2], honest[2:])
+        )
+    )
+    honest = {victim, *pairs[0], *pairs[1]}
+    helpers = [name for name in this.silos if name not in honest]
+    assert 2 * t == this.hood.h + len(set(rows[victim]) & set(helpers))
+    lists = dict.fromkeys(pairs[0], everybody) | dict.fromkeys(pairs[1], everybody - {victim})
+    attacker = Attacker(this, helpers, told(this, helpers, lists))
+    assert victim in attacker.self_masks and victim in attacker.list_keys
+    assert np.array_equal(attacker.remainder(victim), this.updates[victim][0])
 
 
 def test_no_secret_of_an_honest_silo_stands_in_what_the_portal_saw(sparse):
