@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -73,6 +74,40 @@ class Attempt:
         if (own.get("words"), own.get("tail")) != (self.parameters.words, self.parameters.tail):
             raise ProtocolViolation("OTHER_LENGTH", "this attempt was joined for an update of another length")
         return own
+
+    def _join(self, call: str) -> dict[str, Any]:
+        """Join the attempt, with fresh secrets where it was not joined before; those of older attempts are erased."""
+        number, attempt = self.parameters.round, self.parameters.attempt
+        model = self._model()
+        newest = self._ledger.newest()
+        if newest is not None and newest > (number, attempt):
+            self._records.destroy()  # a crash may have come between these secrets and joining
+            self._check_current()
+        if self._records.read("keys") is None:
+            if newest == (number, attempt):
+                raise ProtocolViolation("ROUND_OVER", f"round {number}.{attempt} is over here; its secrets are gone")
+            self._make_secrets(number, model)
+        self._ledger.join(number, attempt)
+        self._erase_older()
+        return self._secrets(call)
+
+    def _make_secrets(self, number: int, model: str) -> None:
+        spent = self._ledger.spent(number)
+        if spent is not None:
+            raise ProtocolViolation(
+                "ROUND_SPENT", f"this silo signed a list in attempt {spent['attempt']} of round {number}"
+            )
+        self._ledger.check_open(model)
+        record = {
+            "ctx": self._ctx.hex(),
+            "words": self.parameters.words,
+            "tail": self.parameters.tail,
+            "hpke": canonical.b64(sealing.generate_private()),
+            "self": canonical.b64(secrets.token_bytes(SECRET_BYTES)),
+            "list": canonical.b64(secrets.token_bytes(SECRET_BYTES)),
+            "nonces": [canonical.b64(secrets.token_bytes(SECRET_BYTES)) for _ in range(2)],
+        }
+        self._records.write("keys", record)
 
     def _erase_older(self) -> None:
         older = self._ledger.before_newest()

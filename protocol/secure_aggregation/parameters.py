@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from protocol import canonical
 from protocol.keys import keyid
@@ -99,6 +99,8 @@ class RoundParameters:
     sketch: SketchTerms | None = None
     unverified: bool = False
 
+    MOST_SILOS: ClassVar[int] = MAX_ROSTER
+
     def __post_init__(self) -> None:
         if not _STUDY.fullmatch(self.study):
             raise ValueError("study must be 1 to 64 letters, digits, '-' or '_'")
@@ -121,8 +123,8 @@ class RoundParameters:
             raise ValueError(f"word_bits must be 32, 24, 16 or 12, not {self.word_bits!r}")
         if self.words + self.tail == 0:
             raise ValueError("words and tail are both 0: there would be nothing to sum")
-        if len(self.participants) > MAX_ROSTER:
-            raise ValueError(f"participants: {len(self.participants)} silos; at most {MAX_ROSTER}")
+        if len(self.participants) > self.MOST_SILOS:
+            raise ValueError(f"participants: {len(self.participants)} silos; at most {self.MOST_SILOS}")
         for silo, public in self.participants.items():
             if not SILO_NAME.fullmatch(silo):
                 raise ValueError(f"participants: {silo!r} is not a silo name")

@@ -14,7 +14,7 @@ from protocol.secure_aggregation.journal import Journal, round_prefix
 from protocol.signing import Envelope
 
 Step = Literal[
-    "keys", "roster", "bundles", "ready", "words", "update",
+    "keys", "roster", "neighbours", "bundles", "ready", "words", "update",
     "list", "sketch", "second", "final", "unmask", "sum", "check", "verified", "state",
 ]  # fmt: skip
 

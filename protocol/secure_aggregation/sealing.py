@@ -62,7 +62,7 @@ def public_of(private: bytes) -> bytes:
 
 def check_public(public: bytes) -> None:
     """Seal to it once, which also finds X25519 points that give no secret. Raises: SealingError where it fails."""
-    _encrypt(b"", public, b"")
+    encrypt(b"", public, b"")
 
 
 def seal_bundle(bundle: Bundle, *, public: bytes, ctx: bytes, roster: str, sender: int, receiver: int) -> bytes:
@@ -72,7 +72,7 @@ def seal_bundle(bundle: Bundle, *, public: bytes, ctx: bytes, roster: str, sende
         SealingError: the public key cannot be used.
     """
     plain = bytes((sender + 1, receiver + 1)) + bundle.self_share + bundle.list_share + bundle.half
-    return _encrypt(plain, public, _bundle_info(ctx, roster))
+    return encrypt(plain, public, _bundle_info(ctx, roster))
 
 
 def open_bundle(box: bytes, *, private: bytes, ctx: bytes, roster: str, sender: int, receiver: int) -> Bundle:
@@ -81,11 +81,7 @@ def open_bundle(box: bytes, *, private: bytes, ctx: bytes, roster: str, sender: 
     Raises:
         SealingError: it was not sealed for this silo, attempt and roster, or says other silos inside.
     """
-    mlkem, x25519 = _split_private(private)
-    try:
-        plain = _SUITE.decrypt(box, MLKEM768X25519PrivateKey(mlkem, x25519), _bundle_info(ctx, roster))
-    except (InvalidTag, ValueError):
-        raise SealingError("the box cannot be opened") from None
+    plain = decrypt(box, load_private(private), _bundle_info(ctx, roster))
     if len(plain) != 2 + 3 * SEED_BYTES or not hmac.compare_digest(plain[:2], bytes((sender + 1, receiver + 1))):
         raise SealingError("the box is for other silos or of another form")
     return Bundle(plain[2:34], plain[34:66], plain[66:98])
@@ -125,12 +121,26 @@ def list_box_bytes(silos: int) -> int:
     return silos * SEED_BYTES + 16
 
 
-def _encrypt(plain: bytes, public: bytes, info: bytes) -> bytes:
+def encrypt(plain: bytes, public: bytes, info: bytes) -> bytes:
+    """A box that only `public`'s owner opens, and only with the same info. Raises: SealingError (an unusable key)."""
     key = _load_public(public)
     try:
         return _SUITE.encrypt(plain, key, info)
     except ValueError:
         raise SealingError("the HPKE public key gives no shared secret") from None
+
+
+def load_private(private: bytes) -> MLKEM768X25519PrivateKey:
+    """A private key for `decrypt`; loading takes longer than opening, so who opens many boxes loads once."""
+    return MLKEM768X25519PrivateKey(*_split_private(private))
+
+
+def decrypt(box: bytes, private: MLKEM768X25519PrivateKey, info: bytes) -> bytes:
+    """What `encrypt` sealed. Raises: SealingError."""
+    try:
+        return _SUITE.decrypt(box, private, info)
+    except (InvalidTag, ValueError):
+        raise SealingError("the box cannot be opened") from None
 
 
 def _bundle_info(ctx: bytes, roster: str) -> bytes:

@@ -32,40 +32,8 @@ class SetUp(Attempt):
             StudyPaused: three lists were signed for this model state.
         """
         with self._lock:
-            number, attempt = self.parameters.round, self.parameters.attempt
-            model = self._model()
-            newest = self._ledger.newest()
-            if newest is not None and newest > (number, attempt):
-                self._records.destroy()  # a crash may have come between these secrets and joining
-                self._check_current()
-            if self._records.read("keys") is None:
-                if newest == (number, attempt):
-                    raise ProtocolViolation(
-                        "ROUND_OVER", f"round {number}.{attempt} is over here; its secrets are gone"
-                    )
-                self._make_secrets(number, model)
-            self._ledger.join(number, attempt)
-            self._erase_older()
-            record = self._secrets("keys()")
+            record = self._join("keys()")
             return self._seal(Keys, roster=None, hpke_public=sealing.public_of(canonical.unb64(record["hpke"])))
-
-    def _make_secrets(self, number: int, model: str) -> None:
-        spent = self._ledger.spent(number)
-        if spent is not None:
-            raise ProtocolViolation(
-                "ROUND_SPENT", f"this silo signed a list in attempt {spent['attempt']} of round {number}"
-            )
-        self._ledger.check_open(model)
-        record = {
-            "ctx": self._ctx.hex(),
-            "words": self.parameters.words,
-            "tail": self.parameters.tail,
-            "hpke": canonical.b64(sealing.generate_private()),
-            "self": canonical.b64(secrets.token_bytes(SECRET_BYTES)),
-            "list": canonical.b64(secrets.token_bytes(SECRET_BYTES)),
-            "nonces": [canonical.b64(secrets.token_bytes(SECRET_BYTES)) for _ in range(2)],
-        }
-        self._records.write("keys", record)
 
     # --- 2. bundles --------------------------------------------------------------------------------------------------
 

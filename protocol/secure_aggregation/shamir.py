@@ -39,10 +39,10 @@ def _tables() -> tuple[_Bytes, NDArray[np.int64]]:
 _EXP, _LOG = _tables()
 
 
-def _times(factor: int, row: _Bytes) -> _Bytes:
-    """factor (not 0) times each byte of row."""
-    product = _EXP[_LOG[row] + _LOG[factor]]
-    return np.where(row == 0, np.uint8(0), product)
+def _times(factors: NDArray[np.int64], rows: _Bytes) -> _Bytes:
+    """Each row of bytes times its factor (not 0). factors: k; rows: k x m."""
+    products = _EXP[_LOG[rows] + _LOG[factors][:, None]]
+    return np.where(rows == 0, np.uint8(0), products)
 
 
 def _check_points(points: list[int]) -> None:
@@ -74,13 +74,11 @@ def split(
     length = len(secret)
     drawn = np.frombuffer(token_bytes((threshold - 1) * length), dtype=np.uint8)
     rows = np.vstack([np.frombuffer(secret, dtype=np.uint8), drawn.reshape(threshold - 1, length)])
-    result = {}
-    for x in range(1, shares + 1):
-        value = rows[-1]
-        for row in rows[-2::-1]:  # Horner, highest coefficient first
-            value = _times(x, value) ^ row
-        result[x] = value.tobytes()
-    return result
+    points = np.arange(1, shares + 1)
+    values = np.repeat(rows[-1:], shares, axis=0)
+    for row in rows[-2::-1]:  # Horner for all shares at once, highest coefficient first
+        values = _times(points, values) ^ row
+    return {x: values[x - 1].tobytes() for x in range(1, shares + 1)}
 
 
 def interpolate(shares: Mapping[int, bytes], at: int = 0) -> bytes:
@@ -110,5 +108,8 @@ def interpolate(shares: Mapping[int, bytes], at: int = 0) -> bytes:
 @lru_cache(maxsize=1024)
 def _weights(points: tuple[int, ...], at: int) -> NDArray[np.int64]:
     """Logarithms of the Lagrange coefficients of `points` for the value at `at`; all secrets of a round share them."""
-    powers = [sum(int(_LOG[other ^ at]) - int(_LOG[other ^ x]) for other in points if other != x) % 255 for x in points]
-    return np.array(powers, dtype=np.int64)
+    xs = np.array(points, dtype=np.int64)
+    above = _LOG[xs ^ at]
+    # log(0) stands as 0 in the table, so a point's difference with itself adds nothing.
+    weights: NDArray[np.int64] = (above.sum() - above - _LOG[xs[:, None] ^ xs].sum(axis=1)) % 255
+    return weights
