@@ -20,11 +20,9 @@ LAST = 4
 def text(lines: Lines) -> str:
     """The page."""
     settings = next(line for line in lines if line["kind"] == "settings")
-    end = next((line["seconds"] for line in lines if line["kind"] == "end"), None)
     parts = [
         _HEAD.format(
-            **settings, took=f"{end / 60:.0f} minutes on a shared machine" if end else "not finished",
-            last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
+            **settings, last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
             sizes=", ".join(f"{silo} {count}" for silo, count in settings["images"].items()),
         ),
         _RULE.format(slack=float(SLACK), above=ABOVE, below=float(BELOW), clip=settings["clip"]),
@@ -203,8 +201,7 @@ Written by `python -m benchmarks.poisoning --table` from a run of `python -m ben
 Six silos train the demo's plan together: four hospitals, two of them halved by patient (training images: {sizes}).
 {attacker} attacks from round {start} to the last, {rounds}: {attacked} rounds. Seeds: {seeds}. Words of {word_bits} bits, norm
 bound (`clip_norm`) {clip:g}. AUC: the mean over site_1, site_2 and site_3 (site_4 has one class), and over the models of the
-last {last} rounds; in brackets the difference to the same seeds without an attacker, with its standard error over seeds. It
-took {took}.
+last {last} rounds; in brackets the difference to the same seeds without an attacker, with its standard error over seeds.
 """
 
 _RULE = """
