@@ -1,12 +1,13 @@
 # Two commands matter: `make demo` and `make test`. Each makes its own virtual environment in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 WORKERS ?= 2
 
-.PHONY: demo test soak lint bench pictures format install clean
+.PHONY: demo test soak lint bench peers pictures format install clean
 
 install: $(READY)
 
@@ -43,10 +44,20 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.round_overhead --json
+	$(BIN)/python -m benchmarks.secure_aggregation --json --word-bits 16,32
+
+# The systems that benchmarks/secure_aggregation.py compares with, apart from ours: their pins need not suit our own.
+peers: $(PEERS)/.ready-$(shell cksum < benchmarks/peers.txt | tr ' ' '-')
+
+$(PEERS)/.ready-%: benchmarks/peers.txt
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --disable-pip-version-check --quiet -r benchmarks/peers.txt
+	@rm -f $(PEERS)/.ready-*
+	@touch $@
 
 # Pictures of the pages for docs/, from the browser test that signs in, approves a study and watches a round end.
 pictures: $(READY)
 	PICTURES=docs/pictures $(BIN)/pytest -n0 tests/browser/test_admin_watches_a_round.py
 
 clean:
-	rm -rf var .venv build dist *.egg-info
+	rm -rf var .venv .venv-peers build dist *.egg-info

@@ -16,9 +16,9 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol.model_state import BLOCK, Vector
+from protocol.secure_aggregation.words import Lanes, lane, signed
 
 MAX_FRACTION_BITS: Final = 30
 
@@ -53,38 +53,40 @@ def word_bound(weights: Iterable[int], *, clip_norm: float, fraction_bits: int) 
     return sum(math.floor(Fraction(clip_norm) * weight * 2**fraction_bits) + 1 for weight in weights)
 
 
-def check_range(summed: NDArray[np.uint32], bound: int, *, offset: int = 0) -> None:
+def check_range(summed: Lanes, bound: int, *, offset: int = 0, word_bits: int = 32) -> None:
     """Raises ServerStepError, naming the position, where a word's absolute value passes `bound`.
 
-    Parameters: summed: uint32[any], two's complement. offset: the position of its first word, for the message.
+    Parameters: summed: lanes of words of `word_bits` bits (words.py), two's complement. offset: the position of its
+    first word, for the message.
     """
-    _check_words(summed)
+    _check_words(summed, word_bits)
     for start in range(0, summed.size, BLOCK):
-        signed = summed[start : start + BLOCK].view("<i4").astype(np.int64)
-        beyond = np.flatnonzero(np.abs(signed) > bound)
+        values = signed(summed[start : start + BLOCK], word_bits).astype(np.int64)
+        beyond = np.flatnonzero(np.abs(values) > bound)
         if beyond.size:
             raise ServerStepError(f"word {offset + start + int(beyond[0])} of the sum is out of range")
 
 
 def apply(
     state_vector: Vector,
-    summed: NDArray[np.uint32],
+    summed: Lanes,
     *,
     fraction_bits: int,
     total_weight: int,
     server_lr: float = 1.0,
+    word_bits: int = 32,
     out: Vector | None = None,
 ) -> Vector:
     """The next state's vector.
 
-    Parameters: state_vector: float32[d]. summed: uint32[d], the sum mod 2^32 of the silos' weighted updates in two's
-    complement with `fraction_bits` binary places. total_weight: the sum of the weights of the silos in it. out:
-    float32[d] to fill, possibly a memory map or `state_vector` itself; None makes a new array.
+    Parameters: state_vector: float32[d]. summed: lanes [d] of words of `word_bits` bits (words.py), the sum of the silos'
+    weighted updates in two's complement with `fraction_bits` binary places. total_weight: the sum of the weights of the
+    silos in it. out: float32[d] to fill, possibly a memory map or `state_vector` itself; None makes a new array.
     Returns: `out`.
     Raises: ServerStepError where shapes, types or numbers do not fit, where the result is not finite (then `out` is
     partly written and must be thrown away), or where this thread rounds tiny numbers to zero.
     """
-    _check_words(summed)
+    _check_words(summed, word_bits)
     target: Vector = np.empty(state_vector.shape, dtype="<f4") if out is None else out
     for name, array in (("state_vector", state_vector), ("out", target)):
         if array.dtype != np.dtype("<f4") or array.shape != summed.shape:
@@ -96,7 +98,7 @@ def apply(
         for start in range(0, summed.size, BLOCK):
             block = slice(start, min(start + BLOCK, summed.size))
             part = step[: block.stop - start]
-            np.copyto(part, summed[block].view("<i4"), casting="same_kind")
+            np.copyto(part, signed(summed[block], word_bits), casting="same_kind")
             np.multiply(part, factor, out=part)
             np.add(state_vector[block], part, out=target[block])
             if not bool(np.isfinite(target[block]).all()):
@@ -106,9 +108,9 @@ def apply(
     return target
 
 
-def _check_words(summed: NDArray[np.uint32]) -> None:
-    if summed.dtype != np.dtype("<u4") or summed.ndim != 1:
-        raise ServerStepError("the sum must be one row of uint32 words, little-endian")
+def _check_words(summed: Lanes, word_bits: int) -> None:
+    if summed.dtype != lane(word_bits) or summed.ndim != 1:
+        raise ServerStepError(f"the sum must be one row of {lane(word_bits)} words, little-endian")
 
 
 def _check_arithmetic() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol.initial_model import initial_state, pretrained_state
 from protocol.model_state import ModelState, StateError, Table, digest_of
+from protocol.secure_aggregation.words import Lanes
 from protocol.server_step import apply
 from silo_node.egress import Egress
 from silo_node.errors import AnswerNotGenuine, DiskFull, is_disk_full
@@ -76,13 +76,14 @@ class ModelStore:
     def make_next(
         self,
         model: str,
-        summed: NDArray[np.uint32],
+        summed: Lanes,
         *,
         fraction_bits: int,
         total_weight: int,
         server_lr: float,
+        word_bits: int,
     ) -> str:
-        """Apply the server step to `model` with the published sum (uint32[d]), keep the next state, return its digest.
+        """Apply the server step to `model` with the published sum (lanes [d]), keep the next state, return its digest.
 
         Raises: ServerStepError, StateError, DiskFull.
         """
@@ -100,6 +101,7 @@ class ModelStore:
                 fraction_bits=fraction_bits,
                 total_weight=total_weight,
                 server_lr=server_lr,
+                word_bits=word_bits,
                 out=vector,
             )
             digest = digest_of(state.header, vector)

@@ -31,6 +31,7 @@ from protocol.secure_aggregation.parameters import RoundParameters, threshold
 from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
 from protocol.secure_aggregation.records import Records
 from protocol.secure_aggregation.silo import SiloRound
+from protocol.secure_aggregation.words import Lanes, lane
 from protocol.signing import Envelope, SignatureError
 from silo_node import logs, published_sum
 from silo_node.announcement import Announcement
@@ -94,6 +95,7 @@ class RoundRunner:
             min_participants=manifest.aggregation.min_participants,
             words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
+            word_bits=manifest.aggregation.word_bits,
         )
 
     # --- the steps ---------------------------------------------------------------------------------------------------
@@ -176,6 +178,7 @@ class RoundRunner:
             fraction_bits=manifest.aggregation.fraction_bits,
             total_weight=facts["total_weight"],
             server_lr=manifest.plan.strategy.server_lr,
+            word_bits=self.parameters.word_bits,
         )
         needed = self._signers_needed()
         if needed is not None:
@@ -276,11 +279,11 @@ class RoundRunner:
         if self.permission.share_metrics:
             self._send_metrics(result)
 
-    def _quantised(self) -> NDArray[np.uint32]:
+    def _quantised(self) -> Lanes:
         manifest = self.permission.manifest
         aggregation = manifest.aggregation
         if self.parameters.words == 0:
-            return np.zeros(0, dtype="<u4")
+            return np.zeros(0, dtype=lane(aggregation.word_bits))
         try:
             update = clip(self._run.update(self.parameters.words), aggregation.clip_norm)
             return quantise(

@@ -161,6 +161,8 @@ def test_freezing_writes_every_default_so_that_one_study_has_one_digest() -> Non
         (changed("aggregation", "min_participants", value=4), "aggregation.min_participants"),
         (changed("aggregation", "sketch", value=True), "aggregation.sketch"),
         (changed("aggregation", "word_bits", value=64), "aggregation.word_bits"),
+        (changed("aggregation", "word_bits", value=20), "aggregation.word_bits"),
+        (changed("aggregation", "word_bits", value=24), "overflow a sum of 24 bits"),
         (changed("aggregation", "fraction_bits", value=26), "aggregation.fraction_bits"),
         (changed("privacy", "mode", value="some"), "privacy.mode"),
         (changed("participants", value=example()["participants"][:2]), "participants"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from protocol import server_step
 from protocol.model_state import BLOCK
+from protocol.secure_aggregation.words import lane, signed
 from protocol.server_step import ServerStepError, apply, check_range, scale, word_bound
 
 
@@ -58,6 +59,23 @@ def inputs(d: int) -> tuple[np.ndarray, np.ndarray]:
     stream = hashlib.shake_256(b"server step").digest(8 * d)
     words = np.frombuffer(stream[: 4 * d], dtype="<u4")
     return (words >> 8).astype("<f4") / np.float32(2**24), np.frombuffer(stream[4 * d :], dtype="<u4")
+
+
+@pytest.mark.parametrize("word_bits", [24, 16, 12])
+def test_words_of_any_size_make_the_same_step_as_their_values_in_32_bits(word_bits: int) -> None:
+    state, drawn = inputs(BLOCK + 9)
+    summed = drawn.astype(lane(word_bits))  # with bits above the word, which do not count
+    values = signed(summed, word_bits)
+    assert values.min() < 0 < values.max()
+    expected = apply(state, values.view("<u4"), fraction_bits=5, total_weight=3)
+    assert apply(state, summed, fraction_bits=5, total_weight=3, word_bits=word_bits).tobytes() == expected.tobytes()
+    bound = int(np.abs(values).max())
+    check_range(summed, bound, word_bits=word_bits)
+    with pytest.raises(ServerStepError, match="out of range"):
+        check_range(summed, bound - 1, word_bits=word_bits)
+    for call in (check_range, lambda row, _, **bits: apply(state, row, fraction_bits=5, total_weight=3, **bits)):
+        with pytest.raises(ServerStepError, match="one row of uint"):
+            call(summed.astype("<u8"), bound, word_bits=word_bits)
 
 
 def test_the_step_has_the_pinned_digest() -> None:

@@ -22,7 +22,7 @@ class Facts:
     """The parts of a manifest that rounds need.
 
     participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
-    clip_norm: L2 bound of an update; fraction_bits: of the fixed-point words; tail: 64-bit words.
+    clip_norm: L2 bound of an update; word_bits, fraction_bits: of the fixed-point words; tail: 64-bit words.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
     seed: of the first model, or None where `pretrained` names its digest.
     """
@@ -34,6 +34,7 @@ class Facts:
     hospitals: Mapping[str, str]
     min_roster: int
     min_participants: int
+    word_bits: int
     fraction_bits: int
     clip_norm: float
     server_lr: float
@@ -60,6 +61,7 @@ def read_facts(body: bytes, digest: str) -> Facts:
         hospitals={each.silo: each.organisation for each in manifest.participants},
         min_roster=aggregation.min_roster,
         min_participants=aggregation.min_participants,
+        word_bits=aggregation.word_bits,
         fraction_bits=aggregation.fraction_bits,
         clip_norm=aggregation.clip_norm,
         server_lr=plan.strategy.server_lr,
@@ -94,6 +96,7 @@ def parameters_of(item: Round) -> RoundParameters:
         min_participants=facts.min_participants,
         words=item.model_length if item.purpose == Purpose.TRAIN else 0,
         tail=facts.tail,
+        word_bits=facts.word_bits,
     )
 
 

@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from federation import conf
 from federation.models import Round
 from federation.services.facts import facts_of, parameters_of
 from federation.services.models import model_header
 from federation.storage import StorageFull, is_full, model_path
+from protocol.secure_aggregation.words import Lanes
 from protocol.server_step import apply, check_range, word_bound
 
 
@@ -25,15 +25,16 @@ def growing_path(round_key: str) -> Path:
     return conf.model_folder() / f".next-{round_key}"
 
 
-def step_piece(item: Round, index: int, summed: NDArray[np.uint32]) -> None:
-    """Make piece `index` of the next model from the same piece of the sum, masks removed (uint32, shape of the piece).
+def step_piece(item: Round, index: int, summed: Lanes) -> None:
+    """Make piece `index` of the next model from the same piece of the sum, masks removed (lanes, shape of the piece).
 
     Raises ServerStepError where a word is out of the range that the members' clipped updates can reach; StorageFull.
     """
     facts = facts_of(item.manifest_digest)
     weights = [facts.weights[silo] for silo in item.members or ()]
     _, start, stop = parameters_of(item).chunk_range(index)
-    check_range(summed, word_bound(weights, clip_norm=facts.clip_norm, fraction_bits=facts.fraction_bits), offset=start)
+    bound = word_bound(weights, clip_norm=facts.clip_norm, fraction_bits=facts.fraction_bits)
+    check_range(summed, bound, offset=start, word_bits=facts.word_bits)
     before = model_path(item.model_digest or "")
     header = model_header(before)
     with before.open("rb", buffering=0) as old:
@@ -45,6 +46,7 @@ def step_piece(item: Round, index: int, summed: NDArray[np.uint32]) -> None:
         fraction_bits=facts.fraction_bits,
         total_weight=item.total_weight or 0,
         server_lr=facts.server_lr,
+        word_bits=facts.word_bits,
         out=state,
     )
     handle = os.open(growing_path(item.key), os.O_RDWR | os.O_CREAT, 0o600)

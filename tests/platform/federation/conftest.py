@@ -24,6 +24,7 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
+from protocol.secure_aggregation.words import lane, packed_bytes, unpack
 from protocol.server_step import apply
 from protocol.signing import Envelope, SigningKey
 
@@ -65,6 +66,7 @@ class PlayedSilo:
         self.rounds: dict[str, SiloRound] = {}
         self.announced: dict[str, dict[str, Any]] = {}
         self.words: dict[str, np.ndarray] = {}
+        self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
 
@@ -122,6 +124,7 @@ class PlayedSilo:
             min_participants=manifest.aggregation.min_participants,
             words=task["model_length"] if task["purpose"] == "train" else 0,
             tail=tail_length(manifest.plan.evaluation.bins),
+            word_bits=self.network.manifest.aggregation.word_bits,
         )
 
     def on_announce(self, task: dict[str, Any]) -> None:
@@ -192,7 +195,9 @@ class PlayedSilo:
     def update(self, key: str, d: int) -> tuple[np.ndarray, np.ndarray]:
         """A silo's own small update: different for each silo and round."""
         rng = np.random.default_rng([d, *self.name.encode(), *key.encode()])
-        words = rng.integers(-5000, 5000, d).astype("<i4").view("<u4")
+        aggregation = self.network.manifest.aggregation
+        bound = min(5000, int(aggregation.clip_norm * 2**aggregation.fraction_bits))
+        words = rng.integers(-bound, bound, d).astype(lane(aggregation.word_bits))
         bins = self.network.manifest.plan.evaluation.bins
         histograms = np.ones((2, bins), dtype=np.int64)
         if self.auc is None:
@@ -218,8 +223,8 @@ class PlayedSilo:
         key, facts = task["round"], task["sum"]
         body = b"".join(self.ask("GET", f"rounds/{key}/sum", query=f"chunk={k}").body for k in range(facts["chunks"]))
         assert digest(body) == facts["digest"], "the published sum has the digest that the portal signed"
-        summed = np.frombuffer(body, dtype="<u4", count=facts["words"])
         aggregation = self.network.manifest.aggregation
+        self.sums[key] = summed = words_of(body, facts["words"], aggregation.word_bits)
         before = self.states[self.announced[key]["model"]]
         vector = apply(
             before.vector,
@@ -227,6 +232,7 @@ class PlayedSilo:
             fraction_bits=aggregation.fraction_bits,
             total_weight=facts["total_weight"],
             server_lr=self.network.manifest.plan.strategy.server_lr,
+            word_bits=aggregation.word_bits,
         )
         state = ModelState(before.table, vector)
         self.states[state.digest] = state
@@ -352,7 +358,12 @@ class Network:
 
         parameters = parameters_of(item)
         body = [chunk_path(item.key, SUM, k).read_bytes() for k in range(parameters.chunk_count)]
-        return np.frombuffer(b"".join(body), dtype="<u4", count=parameters.words)
+        return words_of(b"".join(body), parameters.words, parameters.word_bits)
+
+
+def words_of(body: bytes, d: int, word_bits: int) -> np.ndarray:
+    """The body words (lanes) of a published sum. A full chunk has an even number of words, so chunks join up."""
+    return unpack(body[: packed_bytes(d, word_bits)], word_bits)
 
 
 def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> dict[str, Any]:
@@ -399,9 +410,9 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "protocol": "consilium-secagg/1",
             "min_roster": settings.get("min_roster", 3),
             "min_participants": settings.get("min_participants", 3),
-            "word_bits": 32,
-            "fraction_bits": 16,
-            "clip_norm": 10.0,
+            "word_bits": settings.get("word_bits", 32),
+            "fraction_bits": settings.get("fraction_bits", 16),
+            "clip_norm": settings.get("clip_norm", 10.0),
             "sketch": False,
             "sparse_from": 64,
         },

@@ -10,6 +10,7 @@ import pytest
 
 from protocol.messages import Update
 from protocol.secure_aggregation import Coordinator, JournalConflict, ProtocolViolation, RoundParameters, SiloRound
+from protocol.secure_aggregation.words import lane, pack, unpack
 from protocol.signing import Envelope, SigningKey
 
 MODEL = "sha256:" + "a" * 64
@@ -58,7 +59,9 @@ class World:
     Journal = MemoryJournal
     Killed = Killed
 
-    def __init__(self, n: int = 4, *, words: int = 50, tail: int = 3, seed: int = 0, **other: object) -> None:
+    def __init__(
+        self, n: int = 4, *, words: int = 50, tail: int = 3, word_bits: int = 32, seed: int = 0, **other: object
+    ) -> None:
         settings = {
             "study": "st-abc",
             "manifest": MANIFEST,
@@ -70,6 +73,7 @@ class World:
             "min_participants": 3,
             "words": words,
             "tail": tail,
+            "word_bits": word_bits,
         }
         self.known: dict[str, object] = {key: other.pop(key) for key in ("known_partners", "min_known") if key in other}
         self.settings = settings | other
@@ -78,7 +82,8 @@ class World:
         draw = np.random.default_rng(seed)
         self.updates = {
             name: (
-                draw.integers(0, 2**32, words, dtype="<u4", endpoint=False),
+                # The lanes are full: what lies above a word must not matter.
+                draw.integers(0, 2**32, words, dtype="<u4").astype(lane(word_bits)),
                 draw.integers(0, 2**64, tail, dtype="<u8", endpoint=False),
             )
             for name in self.silos
@@ -173,23 +178,21 @@ class World:
         )
 
     def sum(self, removal) -> tuple[np.ndarray, np.ndarray]:
-        """The sum of the members' chunks without masks: body (uint32) and tail (uint64)."""
+        """The sum of the members' chunks without masks: words of body and tail, unsigned."""
         body, tail = [], []
         for k in range(self.parameters.chunk_count):
-            kind = self.parameters.chunk_range(k)[0]
-            dtype = "<u4" if kind == "body" else "<u8"
-            total = np.zeros(self.parameters.chunk_bytes(k) // np.dtype(dtype).itemsize, dtype=dtype)
-            for name in removal.members:
-                total += np.frombuffer(self.chunks[name][k], dtype=dtype)
-            removal.subtract(k, memoryview(total))
-            (body if kind == "body" else tail).append(total)
+            kind, bits = self.parameters.chunk_range(k)[0], self.parameters.bits(k)
+            total = removal.sum_chunk(k, (self.chunks[name][k] for name in removal.members))
+            (body if kind == "body" else tail).append(unpack(pack(total, bits), bits))
         empty = [np.zeros(0)]
         return np.concatenate(body or empty), np.concatenate(tail or empty)
 
     def plain(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """The plain sums, by integers without limit."""
         words = [self.updates[name] for name in names]
-        body = [sum(int(row[0][i]) for row in words) % 2**32 for i in range(self.parameters.words)]
+        body = [
+            sum(int(row[0][i]) for row in words) % 2**self.parameters.word_bits for i in range(self.parameters.words)
+        ]
         tail = [sum(int(row[1][i]) for row in words) % 2**64 for i in range(self.parameters.tail)]
         return np.array(body, dtype=np.uint64), np.array(tail, dtype=np.uint64)
 

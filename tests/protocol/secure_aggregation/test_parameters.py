@@ -99,6 +99,15 @@ def test_chunks_cover_body_and_tail(words, tail, ranges, sizes):
 
 
 @pytest.mark.parametrize(
+    ("word_bits", "full", "odd"), [(32, 4 << 20, 12), (24, 3 << 20, 9), (16, 2 << 20, 6), (12, 3 << 19, 5)]
+)
+def test_chunks_are_as_many_words_at_every_size(word_bits, full, odd):
+    parameters = made(words=CHUNK_WORDS + 3, tail=2, word_bits=word_bits)
+    assert [parameters.chunk_bytes(k) for k in range(3)] == [full, odd, 16]
+    assert [parameters.bits(k) for k in range(3)] == [word_bits, word_bits, 64]
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"study": ""}, "study"),
@@ -115,7 +124,9 @@ def test_chunks_cover_body_and_tail(words, tail, ranges, sizes):
         ({"words": -1}, "words"),
         ({"tail": -1}, "tail"),
         ({"words": 0, "tail": 0}, "nothing to sum"),
-        ({"word_bits": 16}, "word_bits"),
+        ({"word_bits": 20}, "word_bits"),
+        ({"word_bits": 64}, "word_bits"),
+        ({"word_bits": 16.0}, "word_bits"),
         ({"participants": {"Site 1": bytes(32)}}, "not a silo name"),
         ({"participants": {"site-1": bytes(31)}}, "31 bytes"),
         ({"participants": {"site-1": bytes(32), "site-2": bytes(32)}}, "same key"),

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from protocol.secure_aggregation.quantise import BLOCK, QuantisationError, clip, prove_range, quantise
+from protocol.secure_aggregation.words import WORD_BITS, lane, signed
 
 ROWS = hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(-50, 50, width=32))
 
 
-def words_of(update: np.ndarray, *, weight=1, fraction_bits=16, n=4, clip_norm=1.0, seed=0) -> np.ndarray:
+def words_of(update: np.ndarray, *, weight=1, fraction_bits=16, n=4, clip_norm=1.0, word_bits=32, seed=0) -> np.ndarray:
     return quantise(
         update,
         weight=weight,
         fraction_bits=fraction_bits,
-        word_bits=32,
+        word_bits=word_bits,
         n=n,
         clip_norm=clip_norm,
         rng=np.random.default_rng(seed),
@@ -48,16 +49,24 @@ def test_update_of_many_blocks_is_clipped_as_a_whole():
 @given(
     update=hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(-1, 1, width=32)),
     weight=st.integers(1, 50),
-    fraction_bits=st.integers(0, 22),
+    fraction=st.floats(0, 1),
+    word_bits=st.sampled_from(WORD_BITS),
     seed=st.integers(0, 99),
 )
-def test_word_is_one_of_the_two_nearest_integers(update, weight, fraction_bits, seed):
+def test_word_is_one_of_the_two_nearest_integers(update, weight, fraction, word_bits, seed):
+    """Up to the largest number of binary places that the proof lets through."""
     n = 5
-    words = words_of(update, weight=weight, fraction_bits=fraction_bits, n=n, seed=seed).view("<i4").astype(np.int64)
+    most = int(np.log2((2 ** (word_bits - 1) / n - 1.001) / weight))
+    fraction_bits = round(fraction * most)
+    lanes = words_of(update, weight=weight, fraction_bits=fraction_bits, n=n, word_bits=word_bits, seed=seed)
+    assert lanes.dtype == lane(word_bits)
+    words = signed(lanes, word_bits).astype(np.int64)
+    # The sign fills the lane, so a lane read as a whole has the same value.
+    assert np.array_equal(lanes.view(f"<i{lanes.itemsize}"), words)
     exact = update.astype(np.float64) * weight * 2.0**fraction_bits
     assert np.all(np.abs(words - exact) < 1)
     # Its part of the proof: n such words stay within the signed range.
-    assert np.all(np.abs(words) * n < 2**31)
+    assert np.all(np.abs(words) * n < 2 ** (word_bits - 1))
 
 
 def test_integers_stay_what_they_are():
@@ -105,16 +114,9 @@ def test_other_rows_and_word_sizes_are_refused():
             clip(update, 1.0)
         with pytest.raises(QuantisationError, match="one row of float32"):
             words_of(update)
-    with pytest.raises(QuantisationError, match="word_bits must be 32"):
-        quantise(
-            np.zeros(1, np.float32),
-            weight=1,
-            fraction_bits=1,
-            word_bits=16,
-            n=3,
-            clip_norm=1.0,
-            rng=np.random.default_rng(),
-        )
+    for word_bits in (8, 20, 64):
+        with pytest.raises(QuantisationError, match="word_bits must be 32, 24, 16 or 12"):
+            words_of(np.zeros(1, np.float32), fraction_bits=1, word_bits=word_bits)
 
 
 @pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])

@@ -1,0 +1,88 @@
+"""What one silo sends in a round, built for real: every signed message and every chunk, between silos in memory."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from protocol.evaluation import encode_tail, tail_length
+from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound
+from protocol.secure_aggregation.words import lane
+from protocol.signing import Envelope, SigningKey
+
+BINS = 256
+"""Of the evaluation's histograms in a usual plan."""
+DIGEST = "sha256:" + "0" * 64
+
+
+class MemoryJournal:
+    """A journal for a process that does not crash."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, bytes] = {}
+
+    def put(self, key: str, value: bytes) -> None:
+        if self._rows.setdefault(key, value) != value:
+            raise JournalConflict(key)
+
+    def get(self, key: str) -> bytes | None:
+        return self._rows.get(key)
+
+    def forget(self, prefix: str) -> None:
+        for key in [key for key in self._rows if key.startswith(prefix)]:
+            del self._rows[key]
+
+
+def parameters_for(d: int, n: int, word_bits: int, keys: dict[str, SigningKey] | None = None) -> RoundParameters:
+    """A round of n silos with d weights."""
+    keys = keys or {f"site-{number:03}": SigningKey.generate() for number in range(n)}
+    return RoundParameters(
+        study="st-benchmark",
+        manifest=DIGEST,
+        round=1,
+        attempt=1,
+        model=DIGEST,
+        participants={silo: key.public for silo, key in keys.items()},
+        min_roster=3,
+        min_participants=3,
+        words=d,
+        tail=tail_length(BINS),
+        word_bits=word_bits,
+    )
+
+
+def bytes_sent(d: int, n: int, word_bits: int) -> int:
+    """Bytes of all bodies that the first of n silos sends: messages as JSON, chunks as they are."""
+    keys = {f"site-{number:03}": SigningKey.generate() for number in range(n)}
+    parameters = parameters_for(d, n, word_bits, keys)
+    coordinator = Coordinator(parameters)
+    silos = {silo: SiloRound(parameters, silo=silo, key=key, journal=MemoryJournal()) for silo, key in keys.items()}
+    first = next(iter(silos))
+    sent: list[bytes] = []
+
+    def all_of(envelopes: dict[str, Envelope]) -> list[Envelope]:
+        sent.append(json.dumps(envelopes[first].as_dict(), separators=(",", ":")).encode())
+        return list(envelopes.values())
+
+    public = all_of({silo: each.keys() for silo, each in silos.items()})
+    roster = coordinator.roster(public)
+    boxes = all_of({silo: each.accept_roster(public) for silo, each in silos.items()})
+    ready = all_of(
+        {silo: each.accept_bundles(coordinator.boxes_for(roster, boxes, silo)) for silo, each in silos.items()}
+    )
+    words = np.zeros(d, dtype=lane(word_bits))
+    tail = encode_tail(loss=0.5, auc=0.75, histograms=np.ones((2, BINS), dtype=np.int64))
+    updates = {}
+    for silo, each in silos.items():
+        each.accept_ready(ready)
+        each.begin_update(words, tail)
+        chunks = [each.masked_chunk(k) for k in range(parameters.chunk_count)]
+        if silo == first:
+            sent += chunks
+        updates[silo] = each.finish_update()
+    updated = all_of(updates)
+    lists = all_of({silo: each.sign_list(updated) for silo, each in silos.items()})
+    all_of({silo: each.unmask(lists) for silo, each in silos.items()})
+    all_of({silo: each.sign_state(DIGEST) for silo, each in silos.items()})
+    return sum(map(len, sent))
