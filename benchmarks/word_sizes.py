@@ -34,6 +34,7 @@ from demo.plan import demo_plan
 from protocol import server_step
 from protocol.model_state import ModelState
 from protocol.secure_aggregation.quantise import clip, quantise
+from protocol.secure_aggregation.words import Lanes, lane, signed
 from silo_node.training.trainer import round_seed
 
 FLOAT = "float32"
@@ -44,32 +45,41 @@ LAST = 5
 
 @dataclass(frozen=True)
 class Words:
-    """One encoding. fraction_bits: of the fixed point. draw: which random roundings."""
+    """One encoding. word_bits, fraction_bits: as in a manifest. bound: its clip_norm. draw: which random roundings."""
 
+    word_bits: int
     fraction_bits: int
+    bound: float
     draw: int = 0
 
-    def summed(
-        self, updates: Mapping[str, NDArray[np.float32]], bound: float, key: Sequence[int]
-    ) -> NDArray[np.uint32]:
-        """The sum of the words. They are those of a shorter word too: its fraction_bits come from its own proof of range."""
-        total = np.zeros(len(next(iter(updates.values()))), dtype="<u4")
+    def summed(self, updates: Mapping[str, NDArray[np.float32]], key: Sequence[int]) -> Lanes:
+        """The sum of the words, in the ring of the lane."""
+        total = np.zeros(len(next(iter(updates.values()))), dtype=lane(self.word_bits))
         for at, update in enumerate(updates.values()):
-            rng = np.random.default_rng([self.draw, *key, at])
             total += quantise(
                 update,
                 weight=1,
                 fraction_bits=self.fraction_bits,
-                word_bits=32,
+                word_bits=self.word_bits,
                 n=len(updates),
-                clip_norm=bound,
-                rng=rng,
+                clip_norm=self.bound,
+                rng=np.random.default_rng([self.draw, *key, at]),
             )
         return total
 
-    def step(self, state: ModelState, summed: NDArray[np.uint32], silos: int) -> ModelState:
+    def values(self, summed: Lanes) -> NDArray[np.float64]:
+        """The sum in the units of the weights."""
+        return signed(summed, self.word_bits) / 2.0**self.fraction_bits
+
+    def step(self, state: ModelState, summed: Lanes, silos: int) -> ModelState:
         """The protocol's server step."""
-        vector = server_step.apply(state.vector, summed, fraction_bits=self.fraction_bits, total_weight=silos)
+        vector = server_step.apply(
+            state.vector,
+            summed,
+            fraction_bits=self.fraction_bits,
+            total_weight=silos,
+            word_bits=self.word_bits,
+        )
         return ModelState(state.table, vector)
 
 
@@ -79,9 +89,11 @@ class Bench:
     def __init__(self, federation: Federation, *, rounds: int, clip_norm: float, seed: int) -> None:
         self.federation, self.rounds, self.clip, self.seed = federation, rounds, clip_norm, seed
         n = len(federation.silos)
-        fitting = {bits: largest_fraction_bits(n, clip_norm, bits) for bits in (32, 16, 12)}
-        self.sizes = {f"{bits} bits": Words(places) for bits, places in fitting.items()}
-        self.loose = {f"16 bits, bound {LOOSE_CLIP:g}": Words(largest_fraction_bits(n, LOOSE_CLIP, 16))}
+        self.sizes = {
+            f"{bits} bits": Words(bits, largest_fraction_bits(n, clip_norm, bits), clip_norm) for bits in (32, 16, 12)
+        }
+        places = largest_fraction_bits(n, LOOSE_CLIP, 16)
+        self.loose = {f"16 bits, bound {LOOSE_CLIP:g}": Words(16, places, LOOSE_CLIP)}
         self._seen: dict[str, float] = {}
 
     def reference(self) -> None:
@@ -95,9 +107,9 @@ class Bench:
             following = self._float_step(state, updates)
             line: dict[str, Any] = {"seed": self.seed, "round": number, FLOAT: self._mean(following), "sizes": {}}
             for name, size in sizes.items():
-                summed = size.summed(updates, self.clip, [self.seed, number])
+                summed = size.summed(updates, [self.seed, number])
                 paths[name] = size.step(paths[name], summed, len(updates))
-                error = summed.view("<i4") / 2.0**size.fraction_bits - exact
+                error = size.values(summed) - exact
                 line["sizes"][name] = {
                     "error": float(np.linalg.norm(error) / np.linalg.norm(exact)),
                     "round": self._mean(size.step(state, summed, len(updates))) - line[FLOAT],
@@ -114,7 +126,7 @@ class Bench:
             if size is None:
                 state = self._float_step(state, updates)
             else:
-                state = size.step(state, size.summed(updates, self.clip, [self.seed, number]), len(updates))
+                state = size.step(state, size.summed(updates, [self.seed, number]), len(updates))
             _print("run", seed=self.seed, name=name, round=number, mean=self._mean(state))
 
     def _updates(self, state: ModelState, number: int) -> dict[str, NDArray[np.float32]]:
