@@ -32,7 +32,7 @@ def text(lines: Lines) -> str:
         _QUIET, _damage(lines, [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]),
         _DIRECTIONS, _directions(lines, settings["attacker"]),
         _GAINS.format(**settings), _gains(lines, settings["attacker"]),
-        _CONCLUSION,
+        _conclusion(lines, settings["attacker"]),
     ]  # fmt: skip
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
@@ -77,7 +77,7 @@ def _rounds_out(lines: Lines, checked: Lines, attacker: str) -> str:
     span = f"{min(attacked)} to {max(attacked)}"
     whole = len(attacked) == max(attacked) - min(attacked) + 1 and always
     reason = ", ".join("refused by its own silo" if code == REFUSED else f"`{code}`" for code in sorted(reasons))
-    return f"{'each of ' if whole else 'some of '}{span}: {reason}"
+    return f"{'' if whole else 'some of '}{span}: {reason}"
 
 
 def _lost(chosen: Lines) -> str:
@@ -148,7 +148,7 @@ def _directions(lines: Lines, attacker: str) -> str:
             def mean(silo: str, key: str, found: Lines = found) -> float:
                 return float(np.mean([entry[silo][key] for entry in found]))
 
-            lowest = [min(entry, key=lambda silo, entry=entry: entry[silo]["cosine"]) for entry in found]
+            lowest = [_lowest(entry) for entry in found]
             rows.append(
                 [
                     "no attacker" if name == "none" else WORDS[name],
@@ -190,6 +190,23 @@ def _with_error(values: Sequence[float], form: Callable[[float], str] = "{:+.3f}
 
 def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def _conclusion(lines: Lines, attacker: str) -> str:
+    chosen = [line for line in lines if line["kind"] == "directions"]
+    longest = max(line["rounds"] for line in chosen)
+    last = [line for line in chosen if line["rounds"] == longest]
+    attacked = [line for line in last if line["attack"] != "none"]
+    honest = [_lowest(line["silos"]) for line in last if line["attack"] == "none"]
+    return _CONCLUSION.format(
+        lowest=sum(_lowest(line["silos"]) == attacker for line in attacked),
+        runs=len(attacked),
+        without=", ".join(f"{silo} in {honest.count(silo)} of {len(honest)}" for silo in sorted(set(honest))),
+    )
+
+
+def _lowest(silos: dict[str, Any]) -> str:
+    return min(silos, key=lambda silo: silos[silo]["cosine"])
 
 
 _HEAD = """
@@ -260,4 +277,18 @@ of a round with the silo, less that of a round without, with its standard error,
 """
 
 _CONCLUSION = """
+## What can't be told apart
+
+- **Who pulls the wrong way.** Over all attacked rounds, the attacker has the lowest cosine in {lowest} of {runs} runs with a
+  quiet attack, and an honest silo in all others. Without an attacker it is the hospital with one class ({without}). A
+  silo that sends flipped signs or trains on flipped labels pulls most against whoever resembles it most, here the other half
+  of its own hospital, and that honest half then looks as bad or worse. More rounds make the cosines surer and do not change
+  this: a low cosine says that two hospitals disagree, not which of them is wrong.
+- **A backdoor, noise, an old update** have the cosine of an honest silo. The backdoor even keeps its AUC; only somebody who
+  tries the right patch can see it.
+- **What a hospital adds to the model.** The error of the gain is about as large as the gain, so a silo that does harm within
+  the norm bound shows late if ever.
+
+So the check ends gross attacks at once and limits quiet ones to what one honest update's length can do; a person who sees a low
+cosine or a loss over many rounds may pause a silo and ask. No machine does.
 """
