@@ -19,6 +19,7 @@ from protocol import server_step
 from protocol.model_state import ModelState
 from protocol.secure_aggregation.quantise import QuantisationError, clip, prove_range, quantise
 from protocol.secure_aggregation.sketch import Sketch, Verdict, judge, sketch
+from protocol.secure_aggregation.words import lane, signed
 from silo_node.training.trainer import round_seed
 
 REFUSED = "REFUSED_AT_SILO"
@@ -167,7 +168,7 @@ class Bench:
             clip_norm=self.settings.clip,
             rng=np.random.default_rng(list(self._bytes("rounding", number, silo))),
         )
-        return words.view("<i4")
+        return signed(words, self.settings.word_bits)
 
     def _unchecked(self, update: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int32]:
         """As a silo does it that clips and checks nothing: modulo 2^w."""
@@ -184,18 +185,22 @@ class Bench:
     ) -> tuple[ModelState, str | None]:
         """The next model, and why the sum was thrown away if it was."""
         summed = _wrapped(np.sum([words[silo] for silo in members], axis=0, dtype=np.int64), self.settings.word_bits)
-        bound = server_step.word_bound(
-            [1] * len(members), clip_norm=self.settings.clip, fraction_bits=self.fraction_bits
-        )
+        size = lane(self.settings.word_bits)
+        lanes, places = summed.astype(f"<i{size.itemsize}").view(size), self.fraction_bits
+        bound = server_step.word_bound([1] * len(members), clip_norm=self.settings.clip, fraction_bits=places)
         try:
-            server_step.check_range(summed.view("<u4"), bound)
+            server_step.check_range(lanes, bound, word_bits=self.settings.word_bits)
         except server_step.ServerStepError:
             return state, "OUT_OF_RANGE"
         total = np.sum([sketches[silo] for silo in members], axis=0)
         if not np.array_equal(total, self._sketch(seed, summed)):
             raise AssertionError("the sum of the sketches is not the sketch of the sum")
         vector = server_step.apply(
-            state.vector, summed.view("<u4"), fraction_bits=self.fraction_bits, total_weight=len(members)
+            state.vector,
+            lanes,
+            fraction_bits=places,
+            total_weight=len(members),
+            word_bits=self.settings.word_bits,
         )
         return ModelState(state.table, vector), None
 

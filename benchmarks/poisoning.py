@@ -35,13 +35,13 @@ QUIET = (None, *(attack for attack in ATTACKS if attack.quiet and attack.name !=
 MEANT = (None, *(attack for attack in QUIET if attack and attack.name in ("sign_flip", "label_flip", "backdoor")))
 
 
-def simulate(data: Path, settings: Settings) -> None:
-    """Run everything and print."""
+def simulate(data: Path, settings: Settings, *, attacks: bool, gains: bool) -> None:
+    """Run and print."""
     began = time.monotonic()
     federation = Federation(data, demo_plan())
     images = {silo: len(held) for silo, held in federation.train.items()}
     _print("settings", **dataclasses.asdict(settings), images=images)
-    for seed in range(1, settings.seeds + 1):
+    for seed in range(1, settings.seeds + 1) if attacks else ():
         bench = Bench(federation, settings, seed)
         for attack in (None, *ATTACKS):
             for check in (True, False):
@@ -54,7 +54,7 @@ def simulate(data: Path, settings: Settings) -> None:
                 if check and attack in QUIET:
                     _print_directions(names, bench, lines)
         print(f"seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    for seed in range(1, settings.seeds + 1):
+    for seed in range(1, settings.seeds + 1) if gains else ():
         bench = Bench(federation, settings, seed)
         for attack in MEANT:
             lines = bench.run(attack, check=True, rounds=settings.gain_rounds, drawn=settings.silos_a_round)
@@ -62,7 +62,6 @@ def simulate(data: Path, settings: Settings) -> None:
             found = anomaly.gains(_records(lines, settings.start))
             _print("gains", **names, silos={silo: dataclasses.asdict(gain) for silo, gain in found.items()})
         print(f"gains of seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    _print("end", seconds=round(time.monotonic() - began))
 
 
 def _records(lines: Sequence[dict[str, Any]], start: int) -> list[anomaly.RoundRecord]:
@@ -99,14 +98,15 @@ def main() -> None:
     parser.add_argument("--gain-rounds", type=int, default=24, help="rounds of the runs with random participation")
     parser.add_argument("--silos-a-round", type=int, default=4)
     parser.add_argument("--tries", type=int, default=10, help="seeds of the sketch for each replayed round")
+    parser.add_argument("--only", choices=("attacks", "gains"), help="one part; both parts' lines may be put together")
     given = vars(parser.parse_args())
-    data, table = given.pop("data"), given.pop("table")
+    data, table, only = (given.pop(name) for name in ("data", "table", "only"))
     if table:
         print(poisoning_table.text([json.loads(line) for line in table.read_text().splitlines()]), end="")
     elif data is None:
         parser.error("DATA or --table is needed")
     else:
-        simulate(data, Settings(**given))
+        simulate(data, Settings(**given), attacks=only != "gains", gains=only != "attacks")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ LAST = 4
 def text(lines: Lines) -> str:
     """The page."""
     settings = next(line for line in lines if line["kind"] == "settings")
-    end = next((line["seconds"] for line in lines if line["kind"] == "end"), None)
     parts = [
         _HEAD.format(
-            **settings, took=f"{end / 60:.0f} minutes on a shared machine" if end else "not finished",
-            last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
+            **settings, last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
             sizes=", ".join(f"{silo} {count}" for silo, count in settings["images"].items()),
         ),
         _RULE.format(slack=float(SLACK), above=ABOVE, below=float(BELOW), clip=settings["clip"]),
@@ -34,7 +32,7 @@ def text(lines: Lines) -> str:
         _QUIET, _damage(lines, [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]),
         _DIRECTIONS, _directions(lines, settings["attacker"]),
         _GAINS.format(**settings), _gains(lines, settings["attacker"]),
-        _CONCLUSION,
+        _conclusion(lines, settings["attacker"]),
     ]  # fmt: skip
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
@@ -79,7 +77,7 @@ def _rounds_out(lines: Lines, checked: Lines, attacker: str) -> str:
     span = f"{min(attacked)} to {max(attacked)}"
     whole = len(attacked) == max(attacked) - min(attacked) + 1 and always
     reason = ", ".join("refused by its own silo" if code == REFUSED else f"`{code}`" for code in sorted(reasons))
-    return f"{'each of ' if whole else 'some of '}{span}: {reason}"
+    return f"{'' if whole else 'some of '}{span}: {reason}"
 
 
 def _lost(chosen: Lines) -> str:
@@ -150,7 +148,7 @@ def _directions(lines: Lines, attacker: str) -> str:
             def mean(silo: str, key: str, found: Lines = found) -> float:
                 return float(np.mean([entry[silo][key] for entry in found]))
 
-            lowest = [min(entry, key=lambda silo, entry=entry: entry[silo]["cosine"]) for entry in found]
+            lowest = [_lowest(entry) for entry in found]
             rows.append(
                 [
                     "no attacker" if name == "none" else WORDS[name],
@@ -194,6 +192,23 @@ def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
+def _conclusion(lines: Lines, attacker: str) -> str:
+    chosen = [line for line in lines if line["kind"] == "directions"]
+    longest = max(line["rounds"] for line in chosen)
+    last = [line for line in chosen if line["rounds"] == longest]
+    attacked = [line for line in last if line["attack"] != "none"]
+    honest = [_lowest(line["silos"]) for line in last if line["attack"] == "none"]
+    return _CONCLUSION.format(
+        lowest=sum(_lowest(line["silos"]) == attacker for line in attacked),
+        runs=len(attacked),
+        without=", ".join(f"{silo} in {honest.count(silo)} of {len(honest)}" for silo in sorted(set(honest))),
+    )
+
+
+def _lowest(silos: dict[str, Any]) -> str:
+    return min(silos, key=lambda silo: silos[silo]["cosine"])
+
+
 _HEAD = """
 # Poisoned updates: what the sketch check stops, and what it does not
 
@@ -203,8 +218,7 @@ Written by `python -m benchmarks.poisoning --table` from a run of `python -m ben
 Six silos train the demo's plan together: four hospitals, two of them halved by patient (training images: {sizes}).
 {attacker} attacks from round {start} to the last, {rounds}: {attacked} rounds. Seeds: {seeds}. Words of {word_bits} bits, norm
 bound (`clip_norm`) {clip:g}. AUC: the mean over site_1, site_2 and site_3 (site_4 has one class), and over the models of the
-last {last} rounds; in brackets the difference to the same seeds without an attacker, with its standard error over seeds. It
-took {took}.
+last {last} rounds; in brackets the difference to the same seeds without an attacker, with its standard error over seeds.
 """
 
 _RULE = """
@@ -263,4 +277,18 @@ of a round with the silo, less that of a round without, with its standard error,
 """
 
 _CONCLUSION = """
+## What can't be told apart
+
+- **Who pulls the wrong way.** Over all attacked rounds, the attacker has the lowest cosine in {lowest} of {runs} runs with a
+  quiet attack, and an honest silo in all others. Without an attacker it is the hospital with one class ({without}). A
+  silo that sends flipped signs or trains on flipped labels pulls most against whoever resembles it most, here the other half
+  of its own hospital, and that honest half then looks as bad or worse. More rounds make the cosines surer and do not change
+  this: a low cosine says that two hospitals disagree, not which of them is wrong.
+- **A backdoor, noise, an old update** have the cosine of an honest silo. The backdoor even keeps its AUC; only somebody who
+  tries the right patch can see it.
+- **What a hospital adds to the model.** The error of the gain is about as large as the gain, so a silo that does harm within
+  the norm bound shows late if ever.
+
+So the check ends gross attacks at once and limits quiet ones to what one honest update's length can do; a person who sees a low
+cosine or a loss over many rounds may pause a silo and ask. No machine does.
 """

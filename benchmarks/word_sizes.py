@@ -1,7 +1,7 @@
 """What rounding to 32, 16 or 12 bits costs in AUC against plain float32 sums, on real chest images, six silos.
 
-    python -m benchmarks.word_sizes DATA [--rounds 16] [--seeds 3] [--clip 2.0] > var/word_sizes.jsonl
-    python -m benchmarks.word_sizes --table var/word_sizes.jsonl
+    python -m benchmarks.word_sizes DATA [--rounds 12] [--seeds 3] [--clip 2.0] > var/word_sizes.jsonl
+    python -m benchmarks.word_sizes --table var/word_sizes.jsonl > docs/word-sizes.md
 
 Two trainings that differ in one bit soon differ everywhere (their AUC by a point and more), so the AUCs of two runs say little
 about rounding. Three comparisons, from what is sure to what is noisy:
@@ -34,6 +34,7 @@ from demo.plan import demo_plan
 from protocol import server_step
 from protocol.model_state import ModelState
 from protocol.secure_aggregation.quantise import clip, quantise
+from protocol.secure_aggregation.words import Lanes, lane, signed
 from silo_node.training.trainer import round_seed
 
 FLOAT = "float32"
@@ -41,35 +42,64 @@ AGAIN = "32 bits, again"
 LOOSE_CLIP = 20.0
 LAST = 5
 
+_PAGE = """# What short words cost
+
+Written by `python -m benchmarks.word_sizes --table` from a run of `python -m benchmarks.word_sizes` on real chest X-rays.
+
+Six silos, the demo's plan, {rounds} rounds, {seeds} seeds, norm bound (`clip_norm`) {clip:g}, one fixed scale with the most binary
+places whose range can be proved. Figures are differences in AUC (mean of the three sites with both classes) to plain float32
+sums of the same clipped updates, with the standard error over seeds. "Error of one sum": length of what rounding adds, over the
+length of the sum.
+
+{table}
+
+- **round**: the float32 run; each round's updates summed as words instead, for this round only.
+- **path**: the same updates, words of all rounds so far added up: rounding as it piles up, and nothing else. This is what word
+  size costs, apart from chance.
+- **run**: each word size trains on from its own sums. Trainings that differ in the last digit drift apart, so this mostly shows
+  chance: "{again}" differs from "32 bits" in nothing but the random roundings.
+- The row "bound {loose:g}" has the scale that a bound of {loose:g} leaves (the updates are the same): a bound near the length
+  of honest updates is worth binary places, as it is worth a sharper sketch check (poisoning.md).
+"""
+
 
 @dataclass(frozen=True)
 class Words:
-    """One encoding. fraction_bits: of the fixed point. draw: which random roundings."""
+    """One encoding. word_bits, fraction_bits: as in a manifest. bound: its clip_norm. draw: which random roundings."""
 
+    word_bits: int
     fraction_bits: int
+    bound: float
     draw: int = 0
 
-    def summed(
-        self, updates: Mapping[str, NDArray[np.float32]], bound: float, key: Sequence[int]
-    ) -> NDArray[np.uint32]:
-        """The sum of the words. They are those of a shorter word too: its fraction_bits come from its own proof of range."""
-        total = np.zeros(len(next(iter(updates.values()))), dtype="<u4")
+    def summed(self, updates: Mapping[str, NDArray[np.float32]], key: Sequence[int]) -> Lanes:
+        """The sum of the words, in the ring of the lane."""
+        total = np.zeros(len(next(iter(updates.values()))), dtype=lane(self.word_bits))
         for at, update in enumerate(updates.values()):
-            rng = np.random.default_rng([self.draw, *key, at])
             total += quantise(
                 update,
                 weight=1,
                 fraction_bits=self.fraction_bits,
-                word_bits=32,
+                word_bits=self.word_bits,
                 n=len(updates),
-                clip_norm=bound,
-                rng=rng,
+                clip_norm=self.bound,
+                rng=np.random.default_rng([self.draw, *key, at]),
             )
         return total
 
-    def step(self, state: ModelState, summed: NDArray[np.uint32], silos: int) -> ModelState:
+    def values(self, summed: Lanes) -> NDArray[np.float64]:
+        """The sum in the units of the weights."""
+        return signed(summed, self.word_bits) / 2.0**self.fraction_bits
+
+    def step(self, state: ModelState, summed: Lanes, silos: int) -> ModelState:
         """The protocol's server step."""
-        vector = server_step.apply(state.vector, summed, fraction_bits=self.fraction_bits, total_weight=silos)
+        vector = server_step.apply(
+            state.vector,
+            summed,
+            fraction_bits=self.fraction_bits,
+            total_weight=silos,
+            word_bits=self.word_bits,
+        )
         return ModelState(state.table, vector)
 
 
@@ -79,9 +109,11 @@ class Bench:
     def __init__(self, federation: Federation, *, rounds: int, clip_norm: float, seed: int) -> None:
         self.federation, self.rounds, self.clip, self.seed = federation, rounds, clip_norm, seed
         n = len(federation.silos)
-        fitting = {bits: largest_fraction_bits(n, clip_norm, bits) for bits in (32, 16, 12)}
-        self.sizes = {f"{bits} bits": Words(places) for bits, places in fitting.items()}
-        self.loose = {f"16 bits, bound {LOOSE_CLIP:g}": Words(largest_fraction_bits(n, LOOSE_CLIP, 16))}
+        self.sizes = {
+            f"{bits} bits": Words(bits, largest_fraction_bits(n, clip_norm, bits), clip_norm) for bits in (32, 16, 12)
+        }
+        places = largest_fraction_bits(n, LOOSE_CLIP, 16)
+        self.loose = {f"16 bits, bound {LOOSE_CLIP:g}": Words(16, places, LOOSE_CLIP)}
         self._seen: dict[str, float] = {}
 
     def reference(self) -> None:
@@ -95,9 +127,9 @@ class Bench:
             following = self._float_step(state, updates)
             line: dict[str, Any] = {"seed": self.seed, "round": number, FLOAT: self._mean(following), "sizes": {}}
             for name, size in sizes.items():
-                summed = size.summed(updates, self.clip, [self.seed, number])
+                summed = size.summed(updates, [self.seed, number])
                 paths[name] = size.step(paths[name], summed, len(updates))
-                error = summed.view("<i4") / 2.0**size.fraction_bits - exact
+                error = size.values(summed) - exact
                 line["sizes"][name] = {
                     "error": float(np.linalg.norm(error) / np.linalg.norm(exact)),
                     "round": self._mean(size.step(state, summed, len(updates))) - line[FLOAT],
@@ -114,7 +146,7 @@ class Bench:
             if size is None:
                 state = self._float_step(state, updates)
             else:
-                state = size.step(state, size.summed(updates, self.clip, [self.seed, number]), len(updates))
+                state = size.step(state, size.summed(updates, [self.seed, number]), len(updates))
             _print("run", seed=self.seed, name=name, round=number, mean=self._mean(state))
 
     def _updates(self, state: ModelState, number: int) -> dict[str, NDArray[np.float32]]:
@@ -154,8 +186,8 @@ def simulate(data: Path, *, rounds: int, seeds: int, clip_norm: float) -> None:
     _print("end", seconds=round(time.monotonic() - began))
 
 
-def table(lines: Sequence[dict[str, Any]]) -> str:
-    """The figures as a Markdown table."""
+def page(lines: Sequence[dict[str, Any]]) -> str:
+    """docs/word-sizes.md."""
     settings = next(line for line in lines if line["kind"] == "settings")
     reference = [line for line in lines if line["kind"] == "reference"]
     late = settings["rounds"] - LAST
@@ -168,7 +200,8 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         rows.append([*cells, _run(lines, reference, name, late)])
     rows.append([AGAIN, "", "", "", "", _run(lines, reference, AGAIN, late)])
     head = ["words", "binary places", "error of one sum", "round", f"path, last {LAST}", f"run, last {LAST}"]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+    drawn = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+    return _PAGE.format(**settings, last=LAST, table=drawn, again=AGAIN, loose=LOOSE_CLIP)
 
 
 def _run(lines: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], name: str, late: int) -> str:
@@ -198,13 +231,13 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="AUC with 32, 16 and 12 bit words against plain float32 sums.")
     parser.add_argument("data", type=Path, nargs="?", help="a folder with site_1 to site_4")
-    parser.add_argument("--table", type=Path, help="print a table of these JSON lines instead")
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--table", type=Path, help="write docs/word-sizes.md from these JSON lines instead")
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--clip", type=float, default=2.0)
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([json.loads(line) for line in arguments.table.read_text().splitlines()]), end="")
+        print(page([json.loads(line) for line in arguments.table.read_text().splitlines()]), end="")
     elif arguments.data is None:
         parser.error("DATA or --table is needed")
     else:
