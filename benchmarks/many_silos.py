@@ -164,7 +164,7 @@ class Round:
         for name in self.alive("bundles"):
             near = self.meter.run(self.coordinator.neighbours_for, name)
             self.meters[name].received += sum(map(size, near))
-            parcels = self.say(name, self.coordinator.take_bundles, self.silos[name].accept_neighbours, near)
+            _, parcels = self.say(name, self.coordinator.take_bundles, self.silos[name].accept_neighbours, near)
             for receiver, parcel in parcels.items():
                 with (self.folder / "parcels" / receiver).open("ab") as file:
                     file.write(canonical.encode({"sender": name, **parcel.as_dict()}) + b"\n")

@@ -31,13 +31,12 @@ from protocol.manifest_fields import (
     VerifierKey,
     unique,
 )
+from protocol.many_silos import MOST_SILOS
 
 SCHEMA: Final = "consilium/manifest/1"
 """The manifest format that this code reads and writes."""
 MOST_DENSE: Final = 254
 """Participants of a study in which each silo masks with every other."""
-MOST_SILOS: Final = 4096
-"""Participants of a study in which each silo masks with a neighbourhood."""
 
 
 class Ethics(Part):
@@ -341,4 +340,5 @@ class Manifest(Part):
 
     def total_weight(self, members: frozenset[str] | set[str] | list[str] | tuple[str, ...]) -> int:
         """The sum of the weights of `members`, the divisor of the mean. Raises KeyError for a stranger."""
-        return sum(self.participant(silo).weight for silo in set(members))
+        weights = {participant.silo: participant.weight for participant in self.participants}
+        return sum(weights[silo] for silo in set(members))

@@ -12,8 +12,9 @@ from protocol.canonical import unb64
 from protocol.evaluation import tail_length
 from protocol.manifest import parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
-from protocol.secure_aggregation.parameters import RoundParameters, Segment, SketchTerms
+from protocol.secure_aggregation.parameters import RoundParameters, Segment, SketchTerms, threshold
 from protocol.secure_aggregation.sets import ReadyView, RosterView
+from protocol.secure_aggregation.sparse import SparseParameters
 from protocol.signing import Envelope
 
 
@@ -26,6 +27,7 @@ class Facts:
     sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
         a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
+    sparse_from: from that many participants on each silo masks with a neighbourhood; see `sparse`.
     drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
     """
@@ -41,6 +43,7 @@ class Facts:
     fraction_bits: int
     sketch: bool
     unverified: bool
+    sparse_from: int
     drawn: int | None
     clip_norm: float
     server_lr: float
@@ -52,6 +55,25 @@ class Facts:
     unmask_seconds: int
     seed: int | None
     pretrained: str | None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rounds speak the protocol for many silos (secure_aggregation/sparse)."""
+        return len(self.participants) >= self.sparse_from
+
+    @property
+    def least_roster(self) -> int:
+        """The fewest silos with which a round can be begun."""
+        return max(self.min_roster, self.least_set) if self.sparse else self.min_roster
+
+    @property
+    def least_set(self) -> int:
+        """With many silos: the smallest size of any set, counted over all participants."""
+        return max(threshold(len(self.participants)), self.min_participants)
+
+    def least_signers(self, silos: int) -> int:
+        """How many must sign what all agree on, in a roster of so many silos."""
+        return threshold(len(self.participants) if self.sparse else silos)
 
 
 def read_facts(body: bytes, digest: str) -> Facts:
@@ -71,6 +93,7 @@ def read_facts(body: bytes, digest: str) -> Facts:
         fraction_bits=aggregation.fraction_bits,
         sketch=aggregation.sketch,
         unverified=aggregation.check_words == "optional",
+        sparse_from=aggregation.sparse_from,
         drawn=aggregation.drawn,
         clip_norm=aggregation.clip_norm,
         server_lr=plan.strategy.server_lr,
@@ -92,25 +115,33 @@ def facts_of(digest: str) -> Facts:
 
 
 def parameters_of(item: Round) -> RoundParameters:
-    """What all parties of this attempt agree on."""
-    facts = facts_of(item.manifest_digest)
+    """What all parties of this attempt agree on; `SparseParameters` where there are many silos."""
     words = item.model_length if item.purpose == Purpose.TRAIN else 0
+    return _parameters(item.study_id, item.manifest_digest, item.number, item.attempt, item.model_digest, words)
+
+
+@lru_cache(maxsize=64)
+def _parameters(study: str, manifest: str, number: int, attempt: int, model: str | None, words: int) -> RoundParameters:
+    facts = facts_of(manifest)
     segments = (Segment(words, facts.fraction_bits),)
-    return RoundParameters(
-        study=item.study_id,
-        manifest=facts.digest,
-        round=item.number,
-        attempt=item.attempt,
-        model=item.model_digest,
-        participants=facts.participants,
-        min_roster=facts.min_roster,
-        min_participants=facts.min_participants,
-        words=words,
-        tail=facts.tail,
-        word_bits=facts.word_bits,
-        sketch=SketchTerms(facts.weights, facts.clip_norm, segments) if facts.sketch and words else None,
-        unverified=facts.unverified,
-    )
+    common = {
+        "study": study,
+        "manifest": facts.digest,
+        "round": number,
+        "attempt": attempt,
+        "model": model,
+        "participants": facts.participants,
+        "min_roster": facts.min_roster,
+        "min_participants": facts.min_participants,
+        "words": words,
+        "tail": facts.tail,
+        "word_bits": facts.word_bits,
+        "unverified": facts.unverified,
+    }
+    if facts.sparse:
+        return SparseParameters(**common, sparse_from=facts.sparse_from)
+    terms = SketchTerms(facts.weights, facts.clip_norm, segments) if facts.sketch and words else None
+    return RoundParameters(**common, sketch=terms)
 
 
 class RememberingCoordinator(Coordinator):

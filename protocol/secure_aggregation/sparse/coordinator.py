@@ -117,17 +117,18 @@ class SparseCoordinator:
             for other in near
         ]
 
-    def take_bundles(self, envelope: Envelope) -> dict[str, Parcel]:
+    def take_bundles(self, envelope: Envelope) -> tuple[str, dict[str, Parcel]]:
         """One box for each neighbour that is present, hashes for those of the sender's row.
 
-        Returns: {receiver: parcel}, to be delivered; the boxes are not kept.
+        Returns: the silo; {receiver: parcel}, to be delivered: the boxes are not kept.
         """
         message = self._open(messages.SparseBundles, envelope, before="ready", within="graph")
         row = set(self._rows[message.silo]) & self._keys.keys()
         if set(message.boxes) != row | self._drew[message.silo] or set(message.hashes) != row:
             raise ProtocolViolation("BAD_MESSAGE", f"bundles of {message.silo}: not one box for each neighbour")
         self._hashes[message.silo] = message.hashes
-        return {silo: Parcel(box, message.hashes.get(silo)) for silo, box in message.boxes.items()}
+        parcels = {silo: Parcel(box, message.hashes.get(silo)) for silo, box in message.boxes.items()}
+        return message.silo, parcels
 
     # --- 4. the set R ------------------------------------------------------------------------------------------------
 
@@ -142,14 +143,16 @@ class SparseCoordinator:
         self._ready_digests[message.silo] = envelope.digest
         return message.silo
 
-    def close_ready(self) -> dict[str, tuple[str, ...]]:
-        """Fix R: all who are ready, but not two neighbours of whom one could not open the other's bundle, and nobody
-        of whose row fewer than t are left.
+    def choose_ready(self, who: Iterable[str] | None = None) -> tuple[set[str], dict[str, tuple[str, ...]]]:
+        """R: all who are ready, but not two neighbours of whom one could not open the other's bundle, and nobody of whose
+        row fewer than t are left. Nothing is fixed yet.
 
-        Returns: silo that was left out -> those with whom it has no pair seed; empty where its row was too small.
+        Parameters: who: of those that are ready; None: all.
+
+        Returns: R; and silo that was left out -> those with whom it has no pair seed, empty where its row was too small.
         """
         left_out: dict[str, tuple[str, ...]] = {}
-        inside = set(self._ready)
+        inside = set(self._ready if who is None else who)
         apart = {silo: set(self._apart(silo, inside)) for silo in inside}
         apart = {silo: others | {other for other in inside if silo in apart[other]} for silo, others in apart.items()}
         while inside:
@@ -165,6 +168,11 @@ class SparseCoordinator:
                 break
             left_out |= dict.fromkeys(alone, ())
             inside -= alone
+        return inside, left_out
+
+    def close_ready(self) -> dict[str, tuple[str, ...]]:
+        """Fix R as `choose_ready` chooses it from all who are ready. Returns: who was left out, as there."""
+        inside, left_out = self.choose_ready()
         self._close("ready", {silo: ready_value(self._ready_digests[silo], self._ready[silo].nonce) for silo in inside})
         return left_out
 
@@ -205,12 +213,19 @@ class SparseCoordinator:
         self._updates[message.silo] = envelope
         return message.silo
 
-    def close_list(self) -> Claim:
-        """Fix the list: all whose update is complete, but nobody of whose row fewer than t are left."""
-        inside = set(self._updates)
+    def choose_list(self, who: Iterable[str] | None = None) -> set[str]:
+        """All whose update is complete, but nobody of whose row fewer than t are left. Nothing is fixed yet.
+
+        Parameters: who: of those whose update is complete; None: all.
+        """
+        inside = set(self._updates if who is None else who)
         while alone := self._alone(inside):
             inside -= alone
-        return self._close("list", dict.fromkeys(inside, SUMMED))
+        return inside
+
+    def close_list(self) -> Claim:
+        """Fix the list as `choose_list` chooses it from all whose update is complete."""
+        return self._close("list", dict.fromkeys(self.choose_list(), SUMMED))
 
     def updates_for(self, silo: str) -> list[Envelope]:
         """The updates that `sign_list` of this silo needs."""
@@ -236,13 +251,17 @@ class SparseCoordinator:
         """The signatures that `unmask` of this silo needs, as far as they came."""
         return [self._lists[other] for other in self._rows[silo] if other in self._lists]
 
-    def can_unmask(self, signers: Iterable[str] | None = None) -> bool:
-        """Whether every secret that is needed can be rebuilt from those who may reveal: who signed, and t of whose row did.
+    def able(self, signers: Iterable[str] | None = None) -> set[str]:
+        """Of those who signed the list those who may reveal, because t of their row signed it too.
 
-        Parameters: signers: who signed or still may; None: who signed so far.
+        Parameters: signers: who signed, or may still do; None: who signed so far.
         """
-        t, signed = self.parameters.neighbourhood.t, set(self._lists if signers is None else signers)
-        able = signed - self._alone(signed)
+        signed = set(self._lists if signers is None else signers)
+        return signed - self._alone(signed)
+
+    def can_unmask(self, able: set[str]) -> bool:
+        """Whether every secret that is needed can be rebuilt from the shares of these silos."""
+        t = self.parameters.neighbourhood.t
         return all(len(able.intersection(self._rows[silo])) >= t for silo in self._tree("ready").values)
 
     # --- 7. the sum --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final
 
 from protocol import canonical
+from protocol.many_silos import COLLUDING, LOST, MOST_SILOS
 from protocol.secure_aggregation.parameters import RoundParameters
 from protocol.secure_aggregation.sparse.bounds import Neighbourhood, neighbours
 
@@ -36,12 +37,12 @@ class SparseParameters(RoundParameters):
     """
 
     sparse_from: int = 64
-    colluding: Fraction = Fraction(1, 5)
-    lost: Fraction = Fraction(1, 10)
+    colluding: Fraction = COLLUDING
+    lost: Fraction = LOST
     privacy_bits: int = 40
     failure_bits: int = 30
 
-    MOST_SILOS: ClassVar[int] = 4096
+    MOST_SILOS: ClassVar[int] = MOST_SILOS
 
     def __post_init__(self) -> None:
         super().__post_init__()

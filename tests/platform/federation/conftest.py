@@ -28,6 +28,7 @@ from protocol.secure_aggregation.parameters import Segment, SketchTerms
 from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply
 from protocol.signing import Envelope, SigningKey
+from tests.platform.federation.played_many import ManySteps
 
 TABLE = (TensorSpec("layer.weight", (8, 16)), TensorSpec("layer.bias", (8,)), TensorSpec("norm.mean", (4,), "local"))
 BINS = 8
@@ -72,6 +73,7 @@ class PlayedSilo:
         self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
+        self.given: dict[str, dict[str, dict[str, Any]]] = {}
 
     @property
     def row(self) -> Any:
@@ -136,14 +138,15 @@ class PlayedSilo:
             unverified=aggregation.check_words == "optional",
         )
 
+    def machine_for(self, task: dict[str, Any]) -> SiloRound:
+        return SiloRound(self.parameters(task), silo=self.name, key=self.key, journal=self.journal)
+
     def on_announce(self, task: dict[str, Any]) -> None:
         key = task["round"]
         if key in self.announced:
             return
         self.announced[key] = task
-        machine = self.rounds[key] = SiloRound(
-            self.parameters(task), silo=self.name, key=self.key, journal=self.journal
-        )
+        machine = self.rounds[key] = self.machine_for(task)
         if task["purpose"] in self.refuses:
             self.refuse(key, self.refuses[task["purpose"]])
         elif task["purpose"] == "initial":
@@ -163,7 +166,7 @@ class PlayedSilo:
     def refuse(self, key: str, sentence: str) -> None:
         task = self.announced[key]
         message = messages.Refusal(
-            ctx=self.parameters(task).ctx.hex(),
+            ctx=self.parameters(task).attempt_ctx.hex(),
             silo=self.name,
             roster=None,
             reasons=(messages.Reason("COHORT_SMALL", sentence),),
@@ -172,7 +175,7 @@ class PlayedSilo:
 
     def heartbeat(self, key: str, stage: str = "training") -> None:
         message = messages.Heartbeat(
-            ctx=self.parameters(self.announced[key]).ctx.hex(),
+            ctx=self.parameters(self.announced[key]).attempt_ctx.hex(),
             silo=self.name,
             roster=None,
             stage=stage,
@@ -191,7 +194,7 @@ class PlayedSilo:
 
     def on_ready(self, task: dict[str, Any]) -> None:
         key, machine = task["round"], self.rounds[task["round"]]
-        machine.accept_ready(map(Envelope.from_dict, task["ready"]))
+        self.take_ready(task)
         if "chunks" in self.stops_before:
             self.dead = True
             return
@@ -200,6 +203,9 @@ class PlayedSilo:
         machine.begin_update(words, tail)
         self.upload(key)
         self.post(key, "update", machine.finish_update())
+
+    def take_ready(self, task: dict[str, Any]) -> None:
+        self.rounds[task["round"]].accept_ready(map(Envelope.from_dict, task["ready"]))
 
     def update(self, key: str, d: int) -> tuple[np.ndarray, np.ndarray]:
         """A silo's own small update: different for each silo and round."""
@@ -278,6 +284,10 @@ class PlayedSilo:
         self.post(key, "state", self.rounds[key].sign_state(state.digest))
 
 
+class ManySilo(ManySteps, PlayedSilo):
+    """A hospital's node in a study of many."""
+
+
 class Network:
     """A study that enough hospitals approve, its rows, and the silos that play it."""
 
@@ -290,7 +300,8 @@ class Network:
         self.update_bound = settings.pop("update_bound", 1.0)
         names = [f"site-{number}" for number in range(1, n + 1)]
         keys = {name: SigningKey.generate() for name in names}
-        self.silos = {name: PlayedSilo(self, name, key) for name, key in keys.items()}
+        kind = ManySilo if n >= settings.get("sparse_from", 64) else PlayedSilo
+        self.silos = {name: kind(self, name, key) for name, key in keys.items()}
         home = Organisation.objects.create(slug="office", name="Network office", country="DE")
         owner = User.objects.create_user("researcher")
         self.study = Study.objects.create(title="A study", owner=owner, organisation=home, state="active")
@@ -455,7 +466,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "clip_norm": settings.get("clip_norm", 10.0),
             "sketch": settings.get("sketch", False),
             "check_words": settings.get("check_words", "required"),
-            "sparse_from": 64,
+            "sparse_from": settings.get("sparse_from", 64),
             "drawn": settings.get("drawn"),
         },
         "privacy": {"mode": "none"},

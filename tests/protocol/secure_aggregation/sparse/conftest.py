@@ -137,7 +137,7 @@ class SparseWorld:
         late = (self.published,) if step in LAST else ()
         taken = getattr(self.coordinator, f"take_{step}")(*late, envelope)
         if step == "bundles":
-            for receiver, parcel in taken.items():
+            for receiver, parcel in taken[1].items():
                 self.parcels[receiver][name] = parcel
 
     def play(self, *steps: str, who: Iterable[str] | None = None) -> SparseWorld:

@@ -326,10 +326,11 @@ def test_coordinator_takes_nothing_out_of_order(sparse, refused):
 def test_coordinator_knows_when_enough_may_reveal_and_did(sparse):
     this = sparse(20).play(*SET_UP[:5])
     this.close("list")
-    assert not this.coordinator.can_unmask()
-    assert this.coordinator.can_unmask(this.silos)
+    assert not this.coordinator.can_unmask(this.coordinator.able())
+    assert this.coordinator.can_unmask(this.coordinator.able(this.silos))
+    assert this.coordinator.able(this.silos[: this.hood.t]) == set()
     this.play("list")
-    assert this.coordinator.can_unmask()
+    assert this.coordinator.able() == set(this.silos)
     told = 0
     while not this.coordinator.enough():
         this.play("unmask", who=[this.silos[told]])
