@@ -46,10 +46,10 @@ _PAGE = """# What short words cost
 
 Written by `python -m benchmarks.word_sizes --table` from a run of `python -m benchmarks.word_sizes` on real chest X-rays.
 
-Six silos, the demo's plan, {rounds} rounds, {seeds} seeds, norm bound (`clip_norm`) {clip:g}, one fixed scale with the most binary
-places whose range can be proved. Figures are differences in AUC (mean of the three sites with both classes) to plain float32
-sums of the same clipped updates, with the standard error over seeds. "Error of one sum": length of what rounding adds, over the
-length of the sum.
+Six silos, the demo's plan, {rounds} rounds, {seeds} seeds, norm bound (`clip_norm`) {clip:g}, one fixed scale with the most
+binary places, up to 20, whose range can be proved. Figures are differences in AUC (mean of the three sites with both classes) to
+plain float32 sums of the same clipped updates, with the standard error over seeds. "Error of one sum": length of what rounding
+adds, over the length of the sum.
 
 {table}
 
