@@ -18,27 +18,46 @@ LAST = 4
 
 
 def text(lines: Lines) -> str:
-    """The page."""
-    settings = next(line for line in lines if line["kind"] == "settings")
+    """The page. Lines of several runs may follow each other; the first run's attacker gets most of the page."""
+    runs = _by_attacker(lines)
+    attacker, main = next(iter(runs.items()))
+    settings = main[0]
+    gross = [attack.name for attack in ATTACKS if not attack.quiet or attack.name == "nan"]
+    quiet = [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]
     parts = [
         _HEAD.format(
             **settings, last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
             sizes=", ".join(f"{silo} {count}" for silo, count in settings["images"].items()),
         ),
         _RULE.format(slack=float(SLACK), above=ABOVE, below=float(BELOW), clip=settings["clip"]),
-        _damage(lines, [attack.name for attack in ATTACKS if not attack.quiet or attack.name == "nan"]),
-        _REPLAY, _replay(lines),
+        _damage(main, gross, attacker),
+        _REPLAY, _replay(main),
         _NORMS, _norms(lines), _NORMS_SAY,
-        _QUIET, _damage(lines, [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]),
-        _DIRECTIONS, _directions(lines, settings["attacker"]),
-        _GAINS.format(**settings), _gains(lines, settings["attacker"]),
-        _conclusion(lines, settings["attacker"]),
+        _QUIET, _damage(main, quiet, attacker),
+        _DIRECTIONS, _directions(main, attacker),
+        _GAINS.format(**settings), _gains(main, attacker),
+        _conclusion(main, attacker),
     ]  # fmt: skip
+    for other, its in list(runs.items())[1:]:
+        parts += [
+            _OTHER.format(**(its[0] | {"attacker": other})),
+            _damage(its, [*gross, *quiet], other),
+            _directions(its, other),
+        ]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
-def _damage(lines: Lines, names: Sequence[str]) -> str:
-    attacker = next(line["attacker"] for line in lines if line["kind"] == "settings")
+def _by_attacker(lines: Lines) -> dict[str, list[dict[str, Any]]]:
+    """Each attacker's lines; the first of them are the settings."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    attacker = ""
+    for line in lines:
+        attacker = line.get("attacker", attacker)
+        runs.setdefault(attacker, []).append(line)
+    return runs
+
+
+def _damage(lines: Lines, names: Sequence[str], attacker: str) -> str:
     rows = []
     for name in ("none", *names):
         checked = [line for line in lines if line["kind"] == "round" and line["attack"] == name and line["check"]]
@@ -274,6 +293,12 @@ _GAINS = """
 
 Other runs, of {gain_rounds} rounds, in which {silos_a_round} silos drawn at random take part in each round: the mean gain in AUC
 of a round with the silo, less that of a round without, with its standard error, from round {start} on; means over seeds.
+"""
+
+_OTHER = """
+## The same with {attacker} as the attacker
+
+Seeds: {seeds}.
 """
 
 _CONCLUSION = """
