@@ -44,6 +44,7 @@ def draft(
             "word_bits": 32,
             "fraction_bits": 20,
             "clip_norm": clip_norm,
+            "error_feedback": False,
             "sketch": False,
             "check_words": "required",
             "sparse_from": 64,

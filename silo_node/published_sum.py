@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol import canonical
 from protocol.canonical import CanonicalError
@@ -15,7 +14,8 @@ from protocol.manifest import Manifest
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import RoundParameters
-from protocol.server_step import ServerStepError, check_range, word_bound
+from protocol.secure_aggregation.scales import Segments
+from protocol.server_step import ServerStepError, Words, check_range
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
 from silo_node.errors import AnswerNotGenuine, Refused
 from silo_node.node import Node
@@ -63,9 +63,14 @@ def check(node: Node, parameters: RoundParameters, manifest: Manifest, body: Map
 
 
 def fetch(
-    node: Node, parameters: RoundParameters, manifest: Manifest, round_id: str, facts: Mapping[str, Any]
-) -> NDArray[np.uint32]:
-    """The body words, uint32[d].
+    node: Node,
+    parameters: RoundParameters,
+    manifest: Manifest,
+    round_id: str,
+    facts: Mapping[str, Any],
+    segments: Segments,
+) -> Words:
+    """The body words, int32[d], whose scales are `segments`.
 
     1. Their bytes with the tail's have the digest that was signed.
     2. No word is larger than the clipped updates of the list can add up to: a sum that the portal made up moves no weight
@@ -89,17 +94,15 @@ def fetch(
     if "sha256:" + whole.hexdigest() != facts["digest"]:
         raise ProtocolViolation("SUM_DIFFERS", "the sum that the portal sent is not the one that it signed")
     # 2
-    aggregation = manifest.aggregation
+    signed = summed.view("<i4")
     weights = [manifest.participant(silo).weight for silo in facts["members"]]
     try:
-        check_range(
-            summed, word_bound(weights, clip_norm=aggregation.clip_norm, fraction_bits=aggregation.fraction_bits)
-        )
+        check_range(signed, segments, manifest.fixed_point().word_bounds(segments, weights))
     except ServerStepError as error:
         raise ProtocolViolation(
             "SUM_OUT_OF_RANGE", f"the published sum can't be one of clipped updates: {error}"
         ) from None
-    return summed
+    return signed
 
 
 def _members(node: Node, parameters: RoundParameters) -> list[str]:

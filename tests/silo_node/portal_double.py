@@ -27,7 +27,7 @@ from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.server_step import apply
+from protocol.server_step import apply, next_scales
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
 from protocol.transparency.note import Checkpoint, LogKey, sign_checkpoint
 from protocol.transparency.proof import make_proof
@@ -268,15 +268,17 @@ class PlayedRound:
             "application/vnd.consilium.round.sum+json", payload, self.double.answer_key
         ).as_dict()
         if self.purpose == "train":
-            state = self.double.states[self.model]
+            state, fixed = self.double.states[self.model], self.double.manifest.fixed_point()
+            summed = np.frombuffer(b"".join(self.summed)[: 4 * self.parameters.words], dtype="<i4")
             vector = apply(
                 state.vector,
-                np.frombuffer(b"".join(self.summed)[: 4 * self.parameters.words], dtype="<u4"),
-                fraction_bits=self.double.manifest.aggregation.fraction_bits,
+                summed,
+                fixed.segments(state.table, state.scales),
                 total_weight=weight,
                 server_lr=self.double.manifest.plan.strategy.server_lr,
             )
-            self.next_state = ModelState(state.table, vector)
+            scales = next_scales(fixed, state.table, state.scales, summed, total_weight=weight)
+            self.next_state = ModelState(state.table, vector, scales)
 
     def _finish(self) -> None:
         least = threshold(len(self.parameters.participants if self.purpose == "initial" else self.mail["keys"]))
@@ -430,6 +432,7 @@ class PortalDouble:
                 "local_epochs": 1,
                 "strategy": {"name": "fedavg", "server_lr": 1.0},
                 "personalisation": "none",
+                "frozen": [],
                 "stopping": {"max_rounds": self.rounds, "patience": None, "min_delta": 0.0},
                 "evaluation": {"bins": 8},
                 "initial": {"kind": "seed", "seed": 1},
@@ -441,6 +444,7 @@ class PortalDouble:
                 "word_bits": 32,
                 "fraction_bits": 16,
                 "clip_norm": 100.0,
+                "error_feedback": False,
                 "sketch": False,
                 "check_words": "required",
                 "sparse_from": 64,

@@ -13,6 +13,7 @@ from protocol.evaluation import tail_length
 from protocol.manifest import parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
 from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.sets import ReadyView, RosterView
 from protocol.signing import Envelope
 
@@ -22,7 +23,7 @@ class Facts:
     """The parts of a manifest that rounds need.
 
     participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
-    clip_norm: L2 bound of an update; fraction_bits: of the fixed-point words; tail: 64-bit words.
+    fixed: what the words of an update can hold; tail: 64-bit words.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
     seed: of the first model, or None where `pretrained` names its digest.
     """
@@ -34,8 +35,7 @@ class Facts:
     hospitals: Mapping[str, str]
     min_roster: int
     min_participants: int
-    fraction_bits: int
-    clip_norm: float
+    fixed: FixedPoint
     server_lr: float
     tail: int
     max_rounds: int
@@ -60,8 +60,7 @@ def read_facts(body: bytes, digest: str) -> Facts:
         hospitals={each.silo: each.organisation for each in manifest.participants},
         min_roster=aggregation.min_roster,
         min_participants=aggregation.min_participants,
-        fraction_bits=aggregation.fraction_bits,
-        clip_norm=aggregation.clip_norm,
+        fixed=manifest.fixed_point(),
         server_lr=plan.strategy.server_lr,
         tail=tail_length(plan.evaluation.bins),
         max_rounds=plan.stopping.max_rounds,

@@ -50,7 +50,7 @@ def sum_chunk_make(item: Round, index: int) -> None:
             np.add(summed, added, out=summed)
     removal_of(item).subtract(index, total)
     if kind == "body":
-        step_piece(item, index, np.frombuffer(total, dtype="<u4"))
+        step_piece(item, index, np.frombuffer(total, dtype="<i4"))
     with storage.AtomicFile(storage.chunk_path(item.key, storage.SUM, index), expected=size) as file:
         file.write(memoryview(total))
         file.keep(durable=False)

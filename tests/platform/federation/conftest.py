@@ -24,7 +24,7 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
-from protocol.server_step import apply
+from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
 
 TABLE = (TensorSpec("layer.weight", (8, 16)), TensorSpec("layer.bias", (8,)), TensorSpec("norm.mean", (4,), "local"))
@@ -146,7 +146,8 @@ class PlayedSilo:
             self.post(key, "keys", machine.keys())
 
     def first_state(self) -> ModelState:
-        return initial_state(self.network.table, self.network.seed)
+        scales = self.network.manifest.fixed_point().initial(self.network.table)
+        return initial_state(self.network.table, self.network.seed, scales=scales)
 
     def refuse(self, key: str, sentence: str) -> None:
         task = self.announced[key]
@@ -218,17 +219,23 @@ class PlayedSilo:
         key, facts = task["round"], task["sum"]
         body = b"".join(self.ask("GET", f"rounds/{key}/sum", query=f"chunk={k}").body for k in range(facts["chunks"]))
         assert digest(body) == facts["digest"], "the published sum has the digest that the portal signed"
-        summed = np.frombuffer(body, dtype="<u4", count=facts["words"])
-        aggregation = self.network.manifest.aggregation
+        summed = np.frombuffer(body, dtype="<i4", count=facts["words"])
+        manifest = self.network.manifest
+        fixed = manifest.fixed_point()
         before = self.states[self.announced[key]["model"]]
-        vector = apply(
+        vector = np.empty_like(before.vector)
+        apply_whole(
+            before.table,
             before.vector,
             summed,
-            fraction_bits=aggregation.fraction_bits,
+            fixed.segments(before.table, before.scales),
             total_weight=facts["total_weight"],
-            server_lr=self.network.manifest.plan.strategy.server_lr,
+            server_lr=manifest.plan.strategy.server_lr,
+            out=vector,
         )
-        state = ModelState(before.table, vector)
+        weight = facts["total_weight"]
+        scales = next_scales(fixed, before.table, before.scales, summed, total_weight=weight)
+        state = ModelState(before.table, vector, scales)
         self.states[state.digest] = state
         self.post(key, "state", self.rounds[key].sign_state(state.digest))
 
@@ -387,6 +394,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "local_epochs": 1,
             "strategy": {"name": "fedavg", "server_lr": 1.0},
             "personalisation": "none",
+            "frozen": [],
             "stopping": {
                 "max_rounds": settings.get("max_rounds", 2),
                 "patience": settings.get("patience"),
@@ -400,8 +408,9 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "min_roster": settings.get("min_roster", 3),
             "min_participants": settings.get("min_participants", 3),
             "word_bits": 32,
-            "fraction_bits": 16,
+            "fraction_bits": settings.get("fraction_bits", 16),
             "clip_norm": 10.0,
+            "error_feedback": False,
             "sketch": False,
             "check_words": "required",
             "sparse_from": 64,
