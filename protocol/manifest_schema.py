@@ -183,7 +183,7 @@ class Aggregation(Part):
     protocol: Literal["consilium-secagg/1"]
     min_roster: int = Field(ge=3, le=254)
     min_participants: int = Field(ge=2, le=254)
-    word_bits: Literal[32]
+    word_bits: Literal[32, 24, 16, 12]
     fraction_bits: int | None = Field(ge=1, le=30)
     error_feedback: bool
     clip_norm: float = Field(gt=0, le=1e6)

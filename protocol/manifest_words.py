@@ -168,8 +168,9 @@ def _leaves(manifest: Manifest, weights: int | None) -> str:
     clip: Any = manifest.aggregation.clip_norm
     return (
         f"In each round one masked vector of {size}: how the hospital's training changed the model, shortened to a "
-        f"length of at most {clip:g}. With it, under the same masks, {tail_length(manifest.plan.evaluation.bins):,} "
-        f"numbers that say how well the model did on the hospital's test images. At most {count(rounds, 'round')} of "
+        f"length of at most {clip:g} and rounded to {manifest.aggregation.word_bits} bits a number. With it, under the "
+        f"same masks, {tail_length(manifest.plan.evaluation.bins):,} numbers that say how well the model did on the "
+        f"hospital's test images. At most {count(rounds, 'round')} of "
         "this, and one more round that only evaluates. Beside these only signed notes of the protocol (keys, digests, "
         "times, reasons for a refusal). No image, no label, no patient's identifier and no number of patients leaves; "
         "the hospital's own test result leaves only where its policy shares metrics."

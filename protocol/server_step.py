@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol.model_state import BLOCK, Scales, TensorSpec, Vector, stretches, update_words, words
 from protocol.secure_aggregation.parameters import Segment
 from protocol.secure_aggregation.scales import FixedPoint, Maxima, Spread, cut
+from protocol.secure_aggregation.words import Lanes, lane, signed
 
 MAX_FRACTION_BITS: Final = 64
-
-Words = NDArray[np.signedinteger[Any]]
-"""Summed words in two's complement: int32, or int16 where they have 16 bits."""
 
 
 class ServerStepError(ValueError):
@@ -52,40 +49,44 @@ def scale(*, fraction_bits: int, total_weight: int, server_lr: float = 1.0) -> n
     return value
 
 
-def check_range(summed: Words, segments: Sequence[Segment], bounds: Sequence[int], *, offset: int = 0) -> None:
+def check_range(
+    summed: Lanes, segments: Sequence[Segment], bounds: Sequence[int], *, offset: int = 0, word_bits: int = 32
+) -> None:
     """Raises ServerStepError, naming the position, where a word's absolute value passes its segment's bound.
 
-    Parameters: summed: int[d], two's complement. segments: its scales, d words together. bounds: the largest |word| of
-    each (`FixedPoint.word_bounds`). offset: the position of its first word, for the message.
+    Parameters: summed: lanes [d] of words of `word_bits` bits (words.py), two's complement. segments: its scales, d words
+    together. bounds: the largest |word| of each (`FixedPoint.word_bounds`). offset: the position of its first word, for the
+    message.
     """
-    _check_words(summed, segments)
+    _check_words(summed, segments, word_bits)
     bound = Spread(segments, bounds, np.int64)
     for start in range(0, summed.size, BLOCK):
-        signed = summed[start : start + BLOCK].astype(np.int64)
-        beyond = np.flatnonzero(np.abs(signed) > bound.of(start, start + signed.size))
+        values = signed(summed[start : start + BLOCK], word_bits).astype(np.int64)
+        beyond = np.flatnonzero(np.abs(values) > bound.of(start, start + values.size))
         if beyond.size:
             raise ServerStepError(f"word {offset + start + int(beyond[0])} of the sum is out of range")
 
 
 def apply(
     state_vector: Vector,
-    summed: Words,
+    summed: Lanes,
     segments: Sequence[Segment],
     *,
     total_weight: int,
     server_lr: float = 1.0,
+    word_bits: int = 32,
     out: Vector | None = None,
 ) -> Vector:
     """The next values of the state's vector, or of a part of it in which nothing is frozen.
 
-    Parameters: state_vector: float32[d]. summed: int[d], the sum mod 2^word_bits of the silos' weighted updates in two's
-    complement. segments: its scales, d words together. total_weight: the sum of the weights of the silos in it. out:
-    float32[d] to fill, possibly a memory map or `state_vector` itself; None makes a new array.
+    Parameters: state_vector: float32[d]. summed: lanes [d] of words of `word_bits` bits (words.py), the sum of the silos'
+    weighted updates in two's complement. segments: its scales, d words together. total_weight: the sum of the weights of
+    the silos in it. out: float32[d] to fill, possibly a memory map or `state_vector` itself; None makes a new array.
     Returns: `out`.
     Raises: ServerStepError where shapes, types or numbers do not fit, where the result is not finite (then `out` is
     partly written and must be thrown away), or where this thread rounds tiny numbers to zero.
     """
-    _check_words(summed, segments)
+    _check_words(summed, segments, word_bits)
     target: Vector = np.empty(state_vector.shape, dtype="<f4") if out is None else out
     for name, array in (("state_vector", state_vector), ("out", target)):
         if array.dtype != np.dtype("<f4") or array.shape != summed.shape:
@@ -98,7 +99,7 @@ def apply(
         for start in range(0, summed.size, BLOCK):
             block = slice(start, min(start + BLOCK, summed.size))
             part = step[: block.stop - start]
-            np.copyto(part, summed[block], casting="same_kind")
+            np.copyto(part, signed(summed[block], word_bits), casting="same_kind")
             np.multiply(part, factor.of(start, block.stop), out=part)
             np.add(state_vector[block], part, out=target[block])
             if not bool(np.isfinite(target[block]).all()):
@@ -111,11 +112,12 @@ def apply(
 def apply_whole(
     table: Sequence[TensorSpec],
     state_vector: Vector,
-    summed: Words,
+    summed: Lanes,
     segments: Sequence[Segment],
     *,
     total_weight: int,
     server_lr: float = 1.0,
+    word_bits: int = 32,
     out: Vector,
 ) -> None:
     """The whole next vector of a state with this table: as `apply`, and frozen values copied block by block."""
@@ -133,24 +135,26 @@ def apply_whole(
             tuple(cut(segments, changed.start, changed.stop)),
             total_weight=total_weight,
             server_lr=server_lr,
+            word_bits=word_bits,
             out=out[values],
         )
 
 
 def next_scales(
-    fixed: FixedPoint, table: Sequence[TensorSpec], scales: Scales | None, summed: Words, *, total_weight: int
+    fixed: FixedPoint, table: Sequence[TensorSpec], scales: Scales | None, summed: Lanes, *, total_weight: int
 ) -> Scales | None:
     """The scales of the next state, from the whole sum; None where the manifest fixes them. Raises ScalesError."""
     if scales is None:
         return None
     maxima = Maxima(table)
-    maxima.add(summed)
+    for start in range(0, summed.size, BLOCK):
+        maxima.add(signed(summed[start : start + BLOCK], fixed.word_bits))
     return fixed.next_scales(table, scales, maxima.values(), total_weight=total_weight)
 
 
-def _check_words(summed: Words, segments: Sequence[Segment]) -> None:
-    if summed.dtype not in (np.dtype("<i4"), np.dtype("<i2")) or summed.ndim != 1:
-        raise ServerStepError("the sum must be one row of signed words of 2 or 4 bytes, little-endian")
+def _check_words(summed: Lanes, segments: Sequence[Segment], word_bits: int) -> None:
+    if summed.dtype != lane(word_bits) or summed.ndim != 1:
+        raise ServerStepError(f"the sum must be one row of {lane(word_bits)} words, little-endian")
     if sum(size for size, _ in segments) != summed.size:
         raise ServerStepError(f"the segments must cover the sum's {summed.size} words")
 

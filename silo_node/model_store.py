@@ -13,7 +13,8 @@ import numpy as np
 from protocol.initial_model import initial_state, pretrained_state
 from protocol.model_state import ModelState, StateError, Table, digest_of, header_bytes
 from protocol.secure_aggregation.scales import FixedPoint
-from protocol.server_step import Words, apply_whole, next_scales
+from protocol.secure_aggregation.words import Lanes
+from protocol.server_step import apply_whole, next_scales
 from silo_node.egress import Egress
 from silo_node.errors import AnswerNotGenuine, DiskFull, is_disk_full
 from silo_node.files import replacing, write_json
@@ -77,13 +78,13 @@ class ModelStore:
     def make_next(
         self,
         model: str,
-        summed: Words,
+        summed: Lanes,
         fixed: FixedPoint,
         *,
         total_weight: int,
         server_lr: float,
     ) -> str:
-        """Apply the server step to `model` with the published sum (d signed words), keep the next state, return its digest.
+        """Apply the server step to `model` with the published sum (lanes [d]), keep the next state, return its digest.
 
         Raises: ServerStepError, StateError, ScalesError, DiskFull.
         """
@@ -105,6 +106,7 @@ class ModelStore:
                 segments,
                 total_weight=total_weight,
                 server_lr=server_lr,
+                word_bits=fixed.word_bits,
                 out=vector,
             )
             digest = digest_of(header, vector)

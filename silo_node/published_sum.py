@@ -15,7 +15,8 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import RoundParameters
 from protocol.secure_aggregation.scales import Segments
-from protocol.server_step import ServerStepError, Words, check_range
+from protocol.secure_aggregation.words import Lanes, lane, unpack
+from protocol.server_step import ServerStepError, check_range
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
 from silo_node.errors import AnswerNotGenuine, Refused
 from silo_node.node import Node
@@ -69,18 +70,18 @@ def fetch(
     round_id: str,
     facts: Mapping[str, Any],
     segments: Segments,
-) -> Words:
-    """The body words, int32[d], whose scales are `segments`.
+) -> Lanes:
+    """The body words, lanes [d], whose scales are `segments`.
 
     1. Their bytes with the tail's have the digest that was signed.
     2. No word is larger than the clipped updates of the list can add up to: a sum that the portal made up moves no weight
     further than the hospitals together may.
-    Raises: ProtocolViolation SUM_DIFFERS, SUM_OUT_OF_RANGE; AnswerNotGenuine for a piece of another length; PortalError.
+    Raises: ProtocolViolation SUM_DIFFERS, SUM_OUT_OF_RANGE; AnswerNotGenuine for a piece of another length or with bits beside
+    its words; PortalError.
     """
     # 1
-    summed = np.empty(parameters.words, dtype="<u4")
-    view = memoryview(summed).cast("B")
-    whole, at = hashlib.sha256(), 0
+    summed = np.empty(parameters.words, dtype=lane(parameters.word_bits))
+    whole = hashlib.sha256()
     for k in range(parameters.chunk_count):
         piece = node.egress.get(
             f"/api/v1/rounds/{round_id}/sum", kind="sum", query={"chunk": k}, round_id=round_id
@@ -88,21 +89,24 @@ def fetch(
         if len(piece) != parameters.chunk_bytes(k):
             raise AnswerNotGenuine(f"piece {k} of the sum has {len(piece)} bytes, not {parameters.chunk_bytes(k)}")
         whole.update(piece)
-        if parameters.chunk_range(k)[0] == "body":
-            view[at : at + len(piece)] = piece
-            at += len(piece)
+        kind, start, stop = parameters.chunk_range(k)
+        if kind == "body":
+            try:
+                summed[start:stop] = unpack(piece, parameters.word_bits)
+            except ValueError as error:
+                raise AnswerNotGenuine(f"piece {k} of the sum: {error}") from None
     if "sha256:" + whole.hexdigest() != facts["digest"]:
         raise ProtocolViolation("SUM_DIFFERS", "the sum that the portal sent is not the one that it signed")
     # 2
-    signed = summed.view("<i4")
     weights = [manifest.participant(silo).weight for silo in facts["members"]]
+    bounds = manifest.fixed_point().word_bounds(segments, weights)
     try:
-        check_range(signed, segments, manifest.fixed_point().word_bounds(segments, weights))
+        check_range(summed, segments, bounds, word_bits=parameters.word_bits)
     except ServerStepError as error:
         raise ProtocolViolation(
             "SUM_OUT_OF_RANGE", f"the published sum can't be one of clipped updates: {error}"
         ) from None
-    return signed
+    return summed
 
 
 def _members(node: Node, parameters: RoundParameters) -> list[str]:

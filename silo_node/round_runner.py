@@ -26,13 +26,13 @@ from protocol.canonical import unb64
 from protocol.evaluation import encode_tail, tail_length
 from protocol.messages import Heartbeat, Metrics, Reason, seal
 from protocol.model_state import ModelState, StateError, table_from_list, update_words
-from protocol.secure_aggregation.encode import encode
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import RoundParameters, threshold
-from protocol.secure_aggregation.quantise import QuantisationError, clip
+from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
 from protocol.secure_aggregation.records import Records
 from protocol.secure_aggregation.scales import ScalesError, Segments
 from protocol.secure_aggregation.silo import SiloRound
+from protocol.secure_aggregation.words import Lanes, lane
 from protocol.signing import Envelope, SignatureError
 from silo_node import error_feedback, logs, published_sum
 from silo_node.announcement import Announcement
@@ -106,6 +106,7 @@ class RoundRunner:
             min_participants=manifest.aggregation.min_participants,
             words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
+            word_bits=manifest.aggregation.word_bits,
         )
 
     # --- the steps ---------------------------------------------------------------------------------------------------
@@ -300,17 +301,17 @@ class RoundRunner:
         except ScalesError as error:
             raise Refused("MODEL_DIFFERS", f"The model does not fit the approved study: {error}.") from None
 
-    def _quantised(self) -> NDArray[np.uint32]:
+    def _quantised(self) -> Lanes:
         words, model = self.parameters.words, self.parameters.model
         if words == 0 or model is None:
-            return np.zeros(0, dtype="<u4")
+            return np.zeros(0, dtype=lane(self._fixed.word_bits))
         update, left = self._run.update(words), None
         if self._feedback is not None:
             owed = self._feedback.take(model, words)
             update = update if owed is None else update + owed
             left = np.empty(words, dtype="<f4")
         try:
-            found = encode(
+            found = quantise(
                 clip(update, self._fixed.clip_norm),
                 self._fixed,
                 self._segments,

@@ -8,7 +8,7 @@ signed messages out.
     sets.py          roster, R, updates, list: read alike by both               parameters.py    ctx, thresholds, chunks
     prg.py masking.py   the masks       shamir.py recovery.py   the shares      sealing.py       HPKE, AEAD, hashes
     quantise.py      floats to words    journal.py records.py resume.py         what survives, and a steward's resume
-    errors.py        every error
+    words.py         words to bytes     errors.py        every error
 """
 
 from protocol.secure_aggregation.coordinator import Coordinator, ReadyChoice, Removal

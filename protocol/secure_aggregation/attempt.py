@@ -18,6 +18,7 @@ from protocol.secure_aggregation.masking import Masks
 from protocol.secure_aggregation.parameters import Kind, RoundParameters
 from protocol.secure_aggregation.records import Records, envelope_in
 from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
+from protocol.secure_aggregation.words import lane, signed
 from protocol.signing import Envelope, SigningKey, keyid
 
 SECRET_BYTES = 32
@@ -127,4 +128,5 @@ class Attempt:
 
     def _own_body(self) -> Iterator[NDArray[np.int32]]:
         """The journaled body as signed words."""
-        return (np.frombuffer(words, dtype="<i4") for words in self._own_chunks("body"))
+        bits = self.parameters.word_bits
+        return (signed(np.frombuffer(words, dtype=lane(bits)), bits) for words in self._own_chunks("body"))

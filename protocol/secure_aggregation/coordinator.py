@@ -22,6 +22,7 @@ from protocol.secure_aggregation.recovery import Rebuilder
 from protocol.secure_aggregation.sealing import SealingError
 from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
 from protocol.secure_aggregation.sketch import Verdict
+from protocol.secure_aggregation.words import Lanes, Packed, add_packed, lane
 from protocol.signing import Envelope
 
 
@@ -53,21 +54,44 @@ class Removal:
     suspects: tuple[str, ...]
     masks: Masks
 
-    def subtract(self, k: int, buffer: bytearray | memoryview) -> None:
-        """Take the masks off chunk k in place: from the sum of the members' masked chunks k, modulo 2^32 or 2^64.
+    def sum_chunk(self, k: int, chunks: Iterable[Packed], *, threads: int = 1) -> Lanes:
+        """Chunk k of the sum, masks removed, as lanes: pack them to publish them.
 
-        Constant memory, any order, thread safe for different buffers.
+        Parameters:
+            chunks: the members' masked chunks k as they came, each once, in any order. Each is used up before the next
+                is asked for, so all may be read into one buffer: memory is two chunks, whatever their number.
+            threads: that take the masks away.
 
         Raises:
             IndexError: there is no chunk k.
-            ValueError: the buffer has another length, or cannot be written.
+            ValueError: a chunk has another length, or not one came for each member.
         """
-        kind, start, _ = self.parameters.chunk_range(k)
-        length = self.parameters.chunk_bytes(k)
-        with memoryview(buffer) as view:
-            if view.nbytes != length:
-                raise ValueError(f"chunk {k} has {length} bytes, the buffer {view.nbytes}")
-            self.masks.apply(view, kind, start)
+        _, start, stop = self.parameters.chunk_range(k)
+        bits = self.parameters.bits(k)
+        total: Lanes = np.zeros(stop - start, dtype=lane(bits))
+        came = 0
+        for chunk in chunks:
+            add_packed(total, chunk, bits)
+            came += 1
+        if came != len(self.members):
+            raise ValueError(f"{came} chunks came, the sum is over {len(self.members)} silos")
+        self.subtract(k, total, threads=threads)
+        return total
+
+    def subtract(self, k: int, lanes: Lanes, *, threads: int = 1) -> None:
+        """Take the masks off chunk k in place: from the sum of the members' masked chunks k, in the ring of the lane.
+
+        Constant memory, any order, thread safe for different arrays.
+
+        Raises:
+            IndexError: there is no chunk k.
+            ValueError: the array has another length or type, or cannot be written.
+        """
+        kind, start, stop = self.parameters.chunk_range(k)
+        wanted = lane(self.parameters.bits(k))
+        if (lanes.dtype, lanes.shape) != (wanted, (stop - start,)):
+            raise ValueError(f"chunk {k} has {stop - start} words of {wanted}, not {lanes.shape} of {lanes.dtype}")
+        self.masks.apply(lanes, kind, start, threads=threads)
 
 
 class Coordinator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from protocol.secure_aggregation.parameters import Kind, RoundParameters
 from protocol.secure_aggregation.prg import Label, Stream, add_masks
+from protocol.secure_aggregation.words import Lanes, is_whole, lane, pack
 
 
 @dataclass(frozen=True)
@@ -45,24 +47,36 @@ class Masks:
             tuple(Stream(seed, "tail", ctx) for seed, _ in minus),
         )
 
-    def apply(self, buffer: bytearray | memoryview, kind: Kind, start: int) -> None:
-        """Add and subtract in place. buffer: words from word `start` of the body (4 bytes) or tail (8 bytes)."""
-        if kind == "body":
-            add_masks(np.frombuffer(buffer, dtype="<u4"), start, self.body_plus, self.body_minus)
-        else:
-            add_masks(np.frombuffer(buffer, dtype="<u8"), start, self.tail_plus, self.tail_minus)
+    def apply(self, lanes: Lanes, kind: Kind, start: int, *, out: Lanes | None = None, threads: int = 1) -> None:
+        """Add and subtract, in place or into `out` (see `add_masks`). lanes: from word `start` of the body or tail."""
+        plus, minus = (self.body_plus, self.body_minus) if kind == "body" else (self.tail_plus, self.tail_minus)
+        add_masks(lanes, start, plus, minus, out=out, threads=threads)
 
 
-def masked(parameters: RoundParameters, masks: Masks, k: int, words: bytes) -> tuple[bytes, str]:
-    """Chunk k under its masks, and its digest.
+def masked(
+    parameters: RoundParameters, masks: Masks, k: int, words: bytes, *, threads: int | None = None
+) -> tuple[bytes, str]:
+    """Chunk k under its masks, packed, and its digest.
 
     Parameters:
-        words: the quantised words of chunk k, little-endian; left as they are.
+        words: the quantised lanes of chunk k; left as they are.
+        threads: None: one a core that this process may use, at most 8.
     """
     kind, start, _ = parameters.chunk_range(k)
-    # BytesIO hands its own bytes out again, so a chunk is copied once.
-    room = io.BytesIO(words)
+    bits = parameters.bits(k)
+    lanes: Lanes = np.frombuffer(words, dtype=lane(bits))
+    # BytesIO hands out the very bytes that were written through its buffer, so a chunk is never copied.
+    room = io.BytesIO(bytes(parameters.chunk_bytes(k)))
     with room.getbuffer() as view:
-        masks.apply(view, kind, start)
+        out: Lanes = np.frombuffer(view, dtype=lanes.dtype) if is_whole(bits) else np.empty_like(lanes)
+        masks.apply(lanes, kind, start, out=out, threads=cores() if threads is None else threads)
+        if not is_whole(bits):
+            view[:] = pack(out, bits)
+        del out
     chunk = room.getvalue()
     return chunk, "sha256:" + hashlib.sha256(chunk).hexdigest()
+
+
+def cores() -> int:
+    """How many cores this process may use, at most 8."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)

@@ -12,12 +12,11 @@ from typing import Final, Literal, NamedTuple
 
 from protocol import canonical
 from protocol.keys import keyid
+from protocol.secure_aggregation.words import TAIL_BITS, WORD_BITS, packed_bytes
 
 PROTOCOL: Final = "consilium-secagg/1"
 CHUNK_WORDS: Final = 1 << 20
-"""Body words in a full chunk: 4 MiB of 4-byte words."""
-BODY_WORD_BYTES: Final = 4
-TAIL_WORD_BYTES: Final = 8
+"""Body words in a full chunk: 4 MiB of 32-bit words, 1.5 MiB of 12-bit words."""
 MAX_ROSTER: Final = 255
 """Shares are points x = index + 1 of GF(2^8) without 0."""
 _STUDY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -76,9 +75,9 @@ class RoundParameters:
         participants: silo -> its Ed25519 public key (32 bytes) from the manifest; at most 255.
         min_roster: smallest roster, at least 3.
         min_participants: smallest set that may be summed, at least 2.
-        words: d, the number of 32-bit body words; 0 in a round that only evaluates.
+        words: d, the number of body words; 0 in a round that only evaluates.
         tail: the number of 64-bit tail words.
-        word_bits: 32; other sizes are not part of this protocol version.
+        word_bits: of a body word: 32, 24, 16 or 12 (see words.py).
         sketch: what the sketch check needs, where the manifest asks for it and weights are summed; None without it.
         unverified: whether the manifest lets a sum stand where a member's check word never comes.
 
@@ -118,8 +117,8 @@ class RoundParameters:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-        if self.word_bits != 32:
-            raise ValueError(f"word_bits must be 32 in this protocol version, not {self.word_bits!r}")
+        if type(self.word_bits) is not int or self.word_bits not in WORD_BITS:
+            raise ValueError(f"word_bits must be 32, 24, 16 or 12, not {self.word_bits!r}")
         if self.words + self.tail == 0:
             raise ValueError("words and tail are both 0: there would be nothing to sum")
         if len(self.participants) > MAX_ROSTER:
@@ -175,7 +174,7 @@ class RoundParameters:
         return -(-self.words // CHUNK_WORDS) + (1 if self.tail else 0)
 
     def chunk_range(self, k: int) -> tuple[Kind, int, int]:
-        """Chunk k as (kind, start, stop) in words: 4-byte words of the body, 8-byte words of the tail.
+        """Chunk k as (kind, start, stop) in words of the body or of the tail.
 
         Raises:
             IndexError: there is no chunk k.
@@ -187,7 +186,11 @@ class RoundParameters:
             return "tail", 0, self.tail
         return "body", start, min(start + CHUNK_WORDS, self.words)
 
+    def bits(self, k: int) -> int:
+        """Bits of a word of chunk k: word_bits, or 64 in the tail."""
+        return self.word_bits if self.chunk_range(k)[0] == "body" else TAIL_BITS
+
     def chunk_bytes(self, k: int) -> int:
-        """Length of chunk k in bytes."""
-        kind, start, stop = self.chunk_range(k)
-        return (stop - start) * (BODY_WORD_BYTES if kind == "body" else TAIL_WORD_BYTES)
+        """Length of chunk k in bytes, packed: of an update and of the published sum."""
+        _, start, stop = self.chunk_range(k)
+        return packed_bytes(stop - start, self.bits(k))

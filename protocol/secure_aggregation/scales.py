@@ -13,7 +13,7 @@ All of this is exact: integers and fractions, the same at every hospital and at 
               two; a tensor whose sum is all zero keeps its bound
 
 The published sum is known to all, so nothing private is spent. An element beyond its tensor's bound is cut to it
-(encode.py); what is cut goes into error feedback where the manifest has that, else it is lost like what `clip` takes. The
+(quantise.py); what is cut goes into error feedback where the manifest has that, else it is lost like what `clip` takes. The
 sum then reaches the bound, and the next one is MARGIN times as large.
 
 Scales may not lie so far apart that the sketch check's 64-bit sums could leave their range: f_T is at most the least f of

@@ -11,6 +11,7 @@ from protocol.secure_aggregation.attempt import Attempt
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.masking import Masks, masked
 from protocol.secure_aggregation.records import envelope_in, envelope_out
+from protocol.secure_aggregation.words import Lanes, lane
 from protocol.signing import Envelope
 
 
@@ -24,11 +25,11 @@ class Upload(Attempt):
         """Whether the journal holds the update, so that nothing may be quantised again in this attempt."""
         return self._records.read("words") is not None
 
-    def begin_update(self, words: NDArray[np.uint32], tail: NDArray[np.uint64]) -> None:
+    def begin_update(self, words: Lanes, tail: NDArray[np.uint64]) -> None:
         """Journal the quantised update; only then may a chunk leave. Never a second vector under the same masks.
 
         Parameters:
-            words: shape d, uint32: the quantised body.
+            words: shape d, lane(word_bits): the quantised body.
             tail: shape t, uint64.
 
         Raises:
@@ -37,8 +38,9 @@ class Upload(Attempt):
         with self._lock:
             self._secrets("begin_update()")
             self._records.need("ready", "begin_update()")
-            if words.shape != (self.parameters.words,) or words.dtype != np.dtype("<u4"):
-                raise ProtocolViolation("BAD_UPDATE", f"the body must be {self.parameters.words} words of 32 bits")
+            wanted = lane(self.parameters.word_bits)
+            if words.shape != (self.parameters.words,) or words.dtype != wanted:
+                raise ProtocolViolation("BAD_UPDATE", f"the body must be {self.parameters.words} words of {wanted}")
             if tail.shape != (self.parameters.tail,) or tail.dtype != np.dtype("<u8"):
                 raise ProtocolViolation("BAD_UPDATE", f"the tail must be {self.parameters.tail} words of 64 bits")
             chunks = []
@@ -58,19 +60,19 @@ class Upload(Attempt):
                 )
 
     def masked_chunk(self, k: int) -> bytes:
-        """Chunk k under its masks; always the same bytes. May be called in any order and from several threads.
+        """Chunk k under its masks, packed; always the same bytes. May be called in any order and from several threads.
 
         Raises:
             ProtocolViolation: OUT_OF_STAGE before `begin_update`.
             IndexError: there is no chunk k.
         """
         self._check_current()
-        self.parameters.chunk_range(k)
+        _, start, stop = self.parameters.chunk_range(k)
         masks = self._need_masks()
         words = self._records.chunk(k)
         if words is None:
             raise ProtocolViolation("ROUND_OVER", "the words of this attempt are gone")
-        if len(words) != self.parameters.chunk_bytes(k):
+        if len(words) != (stop - start) * lane(self.parameters.bits(k)).itemsize:
             raise ProtocolViolation("BAD_UPDATE", f"the journaled chunk {k} has another length; it is not sent")
         chunk, digest = masked(self.parameters, masks, k, words)
         self._digests[k] = digest

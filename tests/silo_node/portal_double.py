@@ -27,6 +27,7 @@ from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.words import lane, pack, unpack
 from protocol.server_step import apply, next_scales
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
 from protocol.transparency.note import Checkpoint, LogKey, sign_checkpoint
@@ -116,6 +117,7 @@ class PlayedRound:
             min_participants=manifest.aggregation.min_participants,
             words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
+            word_bits=manifest.aggregation.word_bits,
         )
         self.coordinator = Coordinator(self.parameters)
         self.stage = "state" if purpose == "initial" else "keys"
@@ -225,7 +227,7 @@ class PlayedRound:
             )
         if self.stage == "update":
             machine.accept_ready(self._sorted("ready"))
-            words = np.full(self.parameters.words, self.double.partner_word, dtype="<u4")
+            words = np.full(self.parameters.words, self.double.partner_word, dtype=lane(self.parameters.word_bits))
             bins = self.double.manifest.plan.evaluation.bins
             machine.begin_update(words, encode_tail(loss=None, auc=None, histograms=np.zeros((2, bins), np.int64)))
             self.chunks[partner.name] = {k: machine.masked_chunk(k) for k in range(self.parameters.chunk_count)}
@@ -247,12 +249,8 @@ class PlayedRound:
         )
         self.summed = []
         for k in range(self.parameters.chunk_count):
-            kind, _, _ = self.parameters.chunk_range(k)
-            word = np.dtype("<u4" if kind == "body" else "<u8")
-            total = sum(np.frombuffer(self.chunks[silo][k], dtype=word).copy() for silo in self.members)
-            buffer = bytearray(np.asarray(total, dtype=word).tobytes())
-            removal.subtract(k, buffer)
-            self.summed.append(bytes(buffer))
+            total = removal.sum_chunk(k, (self.chunks[silo][k] for silo in self.members))
+            self.summed.append(bytes(pack(total, self.parameters.bits(k))))
         self.double.sums[self.number] = self.summed
         weight = self.double.manifest.total_weight(self.members)
         self.sum = {
@@ -269,13 +267,14 @@ class PlayedRound:
         ).as_dict()
         if self.purpose == "train":
             state, fixed = self.double.states[self.model], self.double.manifest.fixed_point()
-            summed = np.frombuffer(b"".join(self.summed)[: 4 * self.parameters.words], dtype="<i4")
+            summed = np.concatenate([unpack(piece, self.parameters.word_bits) for piece in self.summed[:-1]])
             vector = apply(
                 state.vector,
                 summed,
                 fixed.segments(state.table, state.scales),
                 total_weight=weight,
                 server_lr=self.double.manifest.plan.strategy.server_lr,
+                word_bits=self.parameters.word_bits,
             )
             scales = next_scales(fixed, state.table, state.scales, summed, total_weight=weight)
             self.next_state = ModelState(state.table, vector, scales)

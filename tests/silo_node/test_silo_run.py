@@ -9,6 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
+from protocol.secure_aggregation.words import signed, unpack
+
 OURS = 1 << 6
 """The constant trainer's 2^-10 in fixed point with 16 fraction bits."""
 
@@ -39,6 +41,23 @@ def test_a_study_runs_from_the_first_model_to_the_evaluation(ready, portal):
     assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
     assert portal.refused() == []
     assert list((ready.folder / "journal.d").iterdir()) == []
+
+
+@pytest.mark.parametrize("word_bits", [24, 16, 12])
+def test_a_study_with_shorter_words_sends_and_takes_fewer_bytes(silo, portal, word_bits):
+    """Words of the constant trainer: 2^-10 at 10 binary places, a thousand of them, the masks' lanes cut off."""
+    portal.partner_word = 3
+    portal.make_study()
+    settings = {"word_bits": word_bits, "fraction_bits": 10, "clip_norm": 1.0 / 4}
+    portal.make_study(aggregation={**portal.manifest.aggregation.model_dump(), **settings})
+    silo.decide()
+    silo.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(3))
+    (body,) = portal.sums[1][:-1]
+    assert len(body) == 1000 * word_bits // 8
+    assert set(signed(unpack(body, word_bits), word_bits)) == {3 * portal.partner_word + 1}
+    assert portal.refused() == []
 
 
 def test_it_leaves_no_secret_of_a_finished_round(ready, portal):

@@ -93,6 +93,7 @@ def parameters_of(item: Round) -> RoundParameters:
         min_participants=facts.min_participants,
         words=item.model_length if item.purpose == Purpose.TRAIN else 0,
         tail=facts.tail,
+        word_bits=facts.fixed.word_bits,
     )
 
 

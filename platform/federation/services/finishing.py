@@ -33,6 +33,7 @@ from protocol import canonical
 from protocol.evaluation import Evaluation, EvaluationError, decode_tail
 from protocol.model_state import Front, header_bytes
 from protocol.secure_aggregation.scales import Maxima
+from protocol.secure_aggregation.words import signed, unpack
 from protocol.signing import sign_envelope
 
 SUM_TYPE = "application/vnd.consilium.round.sum+json"
@@ -78,7 +79,7 @@ def _make(item: Round) -> Made:
         piece = read_chunk(item.key, storage.SUM, index, digest=digests[index], into=buffer)
         whole.update(piece)
         if maxima is not None and parameters.chunk_range(index)[0] == "body":
-            maxima.add(np.frombuffer(piece, dtype="<i4"))
+            maxima.add(signed(unpack(piece, parameters.word_bits), parameters.word_bits))
     evaluation = decode_tail(np.frombuffer(piece, dtype="<u8"), len(item.members or ()))
     model_digest = None
     if front is not None:

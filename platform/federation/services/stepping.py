@@ -21,7 +21,8 @@ from federation.services.facts import facts_of, parameters_of
 from federation.storage import StorageFull, is_full, model_path
 from protocol.model_state import BLOCK, Front, read_front, stretches
 from protocol.secure_aggregation.scales import cut
-from protocol.server_step import Words, apply, check_range
+from protocol.secure_aggregation.words import Lanes
+from protocol.server_step import apply, check_range
 
 
 def growing_path(round_key: str) -> Path:
@@ -35,8 +36,8 @@ def front_of(digest: str) -> Front:
     return read_front(model_path(digest))
 
 
-def step_piece(item: Round, index: int, summed: Words) -> None:
-    """Make what goes with piece `index` of the sum in the next model, from the piece without masks (signed words).
+def step_piece(item: Round, index: int, summed: Lanes) -> None:
+    """Make what goes with piece `index` of the sum in the next model, from the piece without masks (lanes).
 
     Raises ServerStepError where a word is out of the range that the members' clipped updates can reach; StorageFull.
     """
@@ -45,20 +46,22 @@ def step_piece(item: Round, index: int, summed: Words) -> None:
     _, start, stop = parameters_of(item).chunk_range(index)
     here = tuple(cut(segments, start, stop))
     weights = [facts.weights[silo] for silo in item.members or ()]
-    check_range(summed, here, facts.fixed.word_bounds(here, weights), offset=start)
+    bounds, bits = facts.fixed.word_bounds(here, weights), facts.fixed.word_bits
+    check_range(summed, here, bounds, offset=start, word_bits=bits)
     with model_path(item.model_digest or "").open("rb", buffering=0) as old, growing(item) as new:
         for values, changed in stretches(front.table, start, stop):
-            step = values.stop - values.start if changed else BLOCK
+            step = BLOCK if changed is None else values.stop - values.start
             for low in range(values.start, values.stop, step):
                 old.seek(len(front.header) + 4 * low)
                 state = np.fromfile(old, dtype="<f4", count=min(step, values.stop - low))
-                if changed:
+                if changed is not None:
                     apply(
                         state,
                         summed[changed.start - start : changed.stop - start],
                         tuple(cut(segments, changed.start, changed.stop)),
                         total_weight=item.total_weight or 0,
                         server_lr=facts.server_lr,
+                        word_bits=bits,
                         out=state,
                     )
                 write_at(new, memoryview(state).cast("B"), len(front.header) + 4 * low)

@@ -6,7 +6,8 @@ same bytes under the same name.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+
 import structlog
 from django.db import transaction
 
@@ -16,6 +17,7 @@ from federation.services import rounds, stages
 from federation.services.facts import facts_of, parameters_of
 from federation.services.stepping import step_piece
 from federation.services.work import removal_of
+from protocol.secure_aggregation.words import pack
 from protocol.server_step import ServerStepError
 
 log = structlog.get_logger(__name__)
@@ -36,23 +38,22 @@ def sum_chunk_make(item: Round, index: int) -> None:
             "silo__name", "digest"
         )
     )
-    word = np.dtype("<u4") if kind == "body" else np.dtype("<u8")
-    total, piece = bytearray(size), bytearray(size)
-    summed, added = np.frombuffer(total, dtype=word), np.frombuffer(piece, dtype=word)
-    for place, silo in enumerate(item.members or ()):
-        if silo not in receipts:
-            raise storage.Damaged(f"piece {index} of {silo} in {item.key} was never received")
-        into = piece if place else total
-        got = storage.read_chunk(item.key, silo, index, digest=receipts[silo], into=into)
-        if len(got) != size:
-            raise storage.Damaged(f"piece {index} of {silo} in {item.key} has {len(got)} bytes, not {size}")
-        if place:
-            np.add(summed, added, out=summed)
-    removal_of(item).subtract(index, total)
+    piece = bytearray(size)
+
+    def pieces() -> Iterator[memoryview]:
+        for silo in item.members or ():
+            if silo not in receipts:
+                raise storage.Damaged(f"piece {index} of {silo} in {item.key} was never received")
+            got = storage.read_chunk(item.key, silo, index, digest=receipts[silo], into=piece)
+            if len(got) != size:
+                raise storage.Damaged(f"piece {index} of {silo} in {item.key} has {len(got)} bytes, not {size}")
+            yield got
+
+    total = removal_of(item).sum_chunk(index, pieces())
     if kind == "body":
-        step_piece(item, index, np.frombuffer(total, dtype="<i4"))
+        step_piece(item, index, total)
     with storage.AtomicFile(storage.chunk_path(item.key, storage.SUM, index), expected=size) as file:
-        file.write(memoryview(total))
+        file.write(pack(total, parameters.bits(index)))
         file.keep(durable=False)
     SumChunk.objects.update_or_create(round=item, index=index, defaults={"digest": file.digest, "size": size})
 

@@ -24,6 +24,7 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
+from protocol.secure_aggregation.words import lane, packed_bytes, unpack
 from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
 
@@ -65,6 +66,7 @@ class PlayedSilo:
         self.rounds: dict[str, SiloRound] = {}
         self.announced: dict[str, dict[str, Any]] = {}
         self.words: dict[str, np.ndarray] = {}
+        self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
 
@@ -122,6 +124,7 @@ class PlayedSilo:
             min_participants=manifest.aggregation.min_participants,
             words=task["model_length"] if task["purpose"] == "train" else 0,
             tail=tail_length(manifest.plan.evaluation.bins),
+            word_bits=self.network.manifest.aggregation.word_bits,
         )
 
     def on_announce(self, task: dict[str, Any]) -> None:
@@ -190,10 +193,17 @@ class PlayedSilo:
         self.upload(key)
         self.post(key, "update", machine.finish_update())
 
+    def of_model(self, key: str) -> tuple[Any, Any]:
+        """Table and scales of the model that a round trains."""
+        state = self.states[self.announced[key]["model"]]
+        return state.table, state.scales
+
     def update(self, key: str, d: int) -> tuple[np.ndarray, np.ndarray]:
         """A silo's own small update: different for each silo and round."""
         rng = np.random.default_rng([d, *self.name.encode(), *key.encode()])
-        words = rng.integers(-5000, 5000, d).astype("<i4").view("<u4")
+        fixed = self.network.manifest.fixed_point()
+        (bound,) = {fixed.bound(bits) * 2**bits for _, bits in fixed.segments(*self.of_model(key))} if d else {1}
+        words = rng.integers(-min(5000, int(bound)), min(5000, int(bound)), d).astype(lane(fixed.word_bits))
         bins = self.network.manifest.plan.evaluation.bins
         histograms = np.ones((2, bins), dtype=np.int64)
         if self.auc is None:
@@ -219,9 +229,9 @@ class PlayedSilo:
         key, facts = task["round"], task["sum"]
         body = b"".join(self.ask("GET", f"rounds/{key}/sum", query=f"chunk={k}").body for k in range(facts["chunks"]))
         assert digest(body) == facts["digest"], "the published sum has the digest that the portal signed"
-        summed = np.frombuffer(body, dtype="<i4", count=facts["words"])
         manifest = self.network.manifest
         fixed = manifest.fixed_point()
+        self.sums[key] = summed = words_of(body, facts["words"], fixed.word_bits)
         before = self.states[self.announced[key]["model"]]
         vector = np.empty_like(before.vector)
         apply_whole(
@@ -231,6 +241,7 @@ class PlayedSilo:
             fixed.segments(before.table, before.scales),
             total_weight=facts["total_weight"],
             server_lr=manifest.plan.strategy.server_lr,
+            word_bits=fixed.word_bits,
             out=vector,
         )
         weight = facts["total_weight"]
@@ -359,7 +370,12 @@ class Network:
 
         parameters = parameters_of(item)
         body = [chunk_path(item.key, SUM, k).read_bytes() for k in range(parameters.chunk_count)]
-        return np.frombuffer(b"".join(body), dtype="<u4", count=parameters.words)
+        return words_of(b"".join(body), parameters.words, parameters.word_bits)
+
+
+def words_of(body: bytes, d: int, word_bits: int) -> np.ndarray:
+    """The body words (lanes) of a published sum. A full chunk has an even number of words, so chunks join up."""
+    return unpack(body[: packed_bytes(d, word_bits)], word_bits)
 
 
 def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> dict[str, Any]:
@@ -407,9 +423,9 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "protocol": "consilium-secagg/1",
             "min_roster": settings.get("min_roster", 3),
             "min_participants": settings.get("min_participants", 3),
-            "word_bits": 32,
+            "word_bits": settings.get("word_bits", 32),
             "fraction_bits": settings.get("fraction_bits", 16),
-            "clip_norm": 10.0,
+            "clip_norm": settings.get("clip_norm", 10.0),
             "error_feedback": False,
             "sketch": False,
             "check_words": "required",

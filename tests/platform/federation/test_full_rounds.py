@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from evidence.models import Entry
-from federation.models import GlobalModel, Purpose, RoundResult, Stage, StudyRun
+from federation.models import GlobalModel, Purpose, RoundResult, Stage, StudyRun, SumChunk
 from protocol.model_state import ModelState
+from protocol.secure_aggregation.words import packed_bytes, signed
 
 
 def test_a_study_runs_from_the_first_model_to_its_completion(network):
@@ -30,6 +31,20 @@ def test_the_published_sum_is_the_exact_sum_of_the_members_updates(network):
     item = world.round
     assert item.members == sorted(world.silos)
     assert np.array_equal(world.stored_sum(item), world.plain_sum(item.key, item.members))
+
+
+@pytest.mark.parametrize(("word_bits", "fraction_bits"), [(24, 12), (16, 6), (12, 4)])
+def test_a_study_with_shorter_words_has_the_exact_sum_and_the_same_model_everywhere(network, word_bits, fraction_bits):
+    world = network(4, max_rounds=1, word_bits=word_bits, fraction_bits=fraction_bits)
+    world.play()
+    (item,) = (item for item in world.rounds if item.purpose == Purpose.TRAIN)
+    plain = world.plain_sum(item.key, item.members)
+    assert SumChunk.objects.get(round=item, index=0).size == packed_bytes(len(plain), word_bits)
+    found = [silo.sums[item.key] for silo in world.silos.values() if item.key in silo.sums]
+    assert len(found) >= 3  # t of four; who comes later takes the model that they signed
+    assert {tuple(signed(each, word_bits)) for each in found} == {tuple(signed(plain, word_bits))}
+    last = GlobalModel.objects.get(study=world.study, number=1)
+    assert all(last.digest in silo.states for silo in world.silos.values())
 
 
 def test_portal_and_silos_compute_the_same_next_model(network, settings):

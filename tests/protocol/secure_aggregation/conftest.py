@@ -12,6 +12,7 @@ import pytest
 from protocol.messages import Update
 from protocol.secure_aggregation import Coordinator, JournalConflict, ProtocolViolation, RoundParameters, SiloRound
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
+from protocol.secure_aggregation.words import lane, pack, signed, unpack
 from protocol.signing import Envelope, SigningKey
 
 STEPS = ("keys", "bundles", "ready", "update", "list", "sketch", "second")
@@ -61,7 +62,9 @@ class World:
     Journal = MemoryJournal
     Killed = Killed
 
-    def __init__(self, n: int = 4, *, words: int = 50, tail: int = 3, seed: int = 0, **other: object) -> None:
+    def __init__(
+        self, n: int = 4, *, words: int = 50, tail: int = 3, word_bits: int = 32, seed: int = 0, **other: object
+    ) -> None:
         settings = {
             "study": "st-abc",
             "manifest": MANIFEST,
@@ -73,6 +76,7 @@ class World:
             "min_participants": 3,
             "words": words,
             "tail": tail,
+            "word_bits": word_bits,
         }
         self.known: dict[str, object] = {key: other.pop(key) for key in ("known_partners", "min_known") if key in other}
         # sketch=<clip_norm>: with the sketch check, all weights 1 and one scale without binary places.
@@ -88,7 +92,8 @@ class World:
         draw = np.random.default_rng(seed)
         self.updates = {
             name: (
-                draw.integers(0, high, words, dtype="<u4", endpoint=False),
+                # The lanes are full: what lies above a word must not matter.
+                draw.integers(0, high, words, dtype="<u4").astype(lane(word_bits)),
                 draw.integers(0, top, tail, dtype="<u8", endpoint=False),
             )
             for name in self.silos
@@ -166,15 +171,15 @@ class World:
     def publish(self, *, spoil: int = 0) -> World:
         """Make the sum public; `spoil` is added to its first word. Then play "nonce", "check", "verify"."""
         body, tail = self.sum(self.removal())
-        body = body.astype("<u4")
         if spoil:
-            body[0] += np.uint32(spoil)
-        return self.show(body, tail.astype("<u8"))
+            body[0] += spoil
+        return self.show(body, tail)
 
     def show(self, body: np.ndarray, tail: np.ndarray) -> World:
-        """Make this the published sum."""
+        """Make these words of body and tail the published sum."""
+        bits = self.parameters.word_bits
         self.published = "sha256:" + hashlib.sha256(body.tobytes() + tail.tobytes()).hexdigest()
-        self.shown = ([body.view("<i4")], tail)
+        self.shown = ([signed(body.astype(lane(bits)), bits)], tail.astype("<u8"))
         return self
 
     def play(self, *steps: str, who: Iterable[str] | None = None) -> World:
@@ -218,23 +223,21 @@ class World:
         )
 
     def sum(self, removal) -> tuple[np.ndarray, np.ndarray]:
-        """The sum of the members' chunks without masks: body (uint32) and tail (uint64)."""
+        """The sum of the members' chunks without masks: words of body and tail, unsigned."""
         body, tail = [], []
         for k in range(self.parameters.chunk_count):
-            kind = self.parameters.chunk_range(k)[0]
-            dtype = "<u4" if kind == "body" else "<u8"
-            total = np.zeros(self.parameters.chunk_bytes(k) // np.dtype(dtype).itemsize, dtype=dtype)
-            for name in removal.members:
-                total += np.frombuffer(self.chunks[name][k], dtype=dtype)
-            removal.subtract(k, memoryview(total))
-            (body if kind == "body" else tail).append(total)
+            kind, bits = self.parameters.chunk_range(k)[0], self.parameters.bits(k)
+            total = removal.sum_chunk(k, (self.chunks[name][k] for name in removal.members))
+            (body if kind == "body" else tail).append(unpack(pack(total, bits), bits))
         empty = [np.zeros(0)]
         return np.concatenate(body or empty), np.concatenate(tail or empty)
 
     def plain(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """The plain sums, by integers without limit."""
         words = [self.updates[name] for name in names]
-        body = [sum(int(row[0][i]) for row in words) % 2**32 for i in range(self.parameters.words)]
+        body = [
+            sum(int(row[0][i]) for row in words) % 2**self.parameters.word_bits for i in range(self.parameters.words)
+        ]
         tail = [sum(int(row[1][i]) for row in words) % 2**64 for i in range(self.parameters.tail)]
         return np.array(body, dtype=np.uint64), np.array(tail, dtype=np.uint64)
 

@@ -272,18 +272,45 @@ def test_list_signed_over_a_nonce_that_was_not_committed_is_refused(world, refus
 # --- the removal -----------------------------------------------------------------------------------------------------
 
 
-def test_removal_takes_only_a_writable_buffer_of_the_right_length(world):
+def test_removal_takes_only_a_writable_row_of_the_right_length(world):
     this = world(4).play(*STEPS)
-    removal = this.removal()
-    removal.subtract(0, bytearray(this.parameters.chunk_bytes(0)))
-    for length in (0, this.parameters.chunk_bytes(0) - 4, this.parameters.chunk_bytes(0) + 4):
-        with pytest.raises(ValueError, match="the buffer"):
-            removal.subtract(0, bytearray(length))
+    removal, words = this.removal(), this.parameters.words
+    removal.subtract(0, np.zeros(words, dtype="<u4"))
+    for bad in (np.zeros(0, "<u4"), np.zeros(words - 1, "<u4"), np.zeros(words + 1, "<u4"), np.zeros(words, "<u2")):
+        with pytest.raises(ValueError, match=f"chunk 0 has {words} words of uint32"):
+            removal.subtract(0, bad)
     with pytest.raises(ValueError, match="writable"):
-        removal.subtract(0, memoryview(bytes(this.parameters.chunk_bytes(0))))
+        removal.subtract(0, np.frombuffer(bytes(4 * words), dtype="<u4"))
     for k in (-1, 2):
         with pytest.raises(IndexError):
-            removal.subtract(k, bytearray(16))
+            removal.subtract(k, np.zeros(2, dtype="<u8"))
+
+
+def test_sum_takes_one_chunk_of_the_right_length_of_each_member(world):
+    this = world(4).play(*STEPS)
+    removal = this.removal()
+    chunks = [this.chunks[name][0] for name in this.silos]
+    for bad in ([], chunks[:-1], [*chunks, chunks[0]]):
+        with pytest.raises(ValueError, match="the sum is over 4 silos"):
+            removal.sum_chunk(0, bad)
+    for bad in (b"", chunks[3][:-4], chunks[3] + bytes(4)):
+        with pytest.raises(ValueError, match="are 200 bytes"):
+            removal.sum_chunk(0, [*chunks[:3], bad])
+    with pytest.raises(IndexError):
+        removal.sum_chunk(2, chunks)
+
+
+def test_sum_asks_for_a_chunk_only_when_the_one_before_is_used_up(world):
+    """So a caller may read all of them into one buffer."""
+    this = world(4).play(*STEPS)
+    removal, buffer = this.removal(), bytearray(this.parameters.chunk_bytes(0))
+
+    def pieces():
+        for name in this.silos:
+            buffer[:] = this.chunks[name][0]
+            yield buffer
+
+    assert removal.sum_chunk(0, pieces()).tolist() == this.plain(this.silos)[0].tolist()
 
 
 def test_removal_is_the_same_whoever_revealed(world):
@@ -293,6 +320,6 @@ def test_removal_is_the_same_whoever_revealed(world):
     results = []
     for names in (live[:5], live[1:], live):
         buffer = np.zeros(this.parameters.words, dtype="<u4")
-        this.removal(names).subtract(0, memoryview(buffer))
+        this.removal(names).subtract(0, buffer)
         results.append(buffer.tobytes())
     assert len(set(results)) == 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.secure_aggregation import CHUNK_WORDS, RoundParameters, colluders, threshold
-from protocol.secure_aggregation.parameters import MAX_ROSTER
+from protocol.secure_aggregation.parameters import MAX_ROSTER, Segment, SketchTerms
 
 DIGEST = "sha256:" + "0" * 64
 BASE = {
@@ -99,6 +99,15 @@ def test_chunks_cover_body_and_tail(words, tail, ranges, sizes):
 
 
 @pytest.mark.parametrize(
+    ("word_bits", "full", "odd"), [(32, 4 << 20, 12), (24, 3 << 20, 9), (16, 2 << 20, 6), (12, 3 << 19, 5)]
+)
+def test_chunks_are_as_many_words_at_every_size(word_bits, full, odd):
+    parameters = made(words=CHUNK_WORDS + 3, tail=2, word_bits=word_bits)
+    assert [parameters.chunk_bytes(k) for k in range(3)] == [full, odd, 16]
+    assert [parameters.bits(k) for k in range(3)] == [word_bits, word_bits, 64]
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"study": ""}, "study"),
@@ -115,7 +124,9 @@ def test_chunks_cover_body_and_tail(words, tail, ranges, sizes):
         ({"words": -1}, "words"),
         ({"tail": -1}, "tail"),
         ({"words": 0, "tail": 0}, "nothing to sum"),
-        ({"word_bits": 16}, "word_bits"),
+        ({"word_bits": 20}, "word_bits"),
+        ({"word_bits": 64}, "word_bits"),
+        ({"word_bits": 16.0}, "word_bits"),
         ({"participants": {"Site 1": bytes(32)}}, "not a silo name"),
         ({"participants": {"site-1": bytes(31)}}, "31 bytes"),
         ({"participants": {"site-1": bytes(32), "site-2": bytes(32)}}, "same key"),
@@ -134,3 +145,11 @@ def test_participants_cannot_be_changed_afterwards():
     assert "site-9" not in parameters.participants
     with pytest.raises(TypeError):
         parameters.participants["site-9"] = bytes(32)
+
+
+def test_sketch_terms_must_fit_the_round():
+    weights = dict.fromkeys(BASE["participants"], 1)
+    with pytest.raises(ValueError, match="segments do not cover"):
+        made(sketch=SketchTerms(weights, 1.0, (Segment(BASE["words"] - 1, 4),)))
+    with pytest.raises(ValueError, match="exactly the participants"):
+        made(sketch=SketchTerms({"stranger": 1}, 1.0, (Segment(BASE["words"], 4),)))

@@ -5,6 +5,7 @@ HKDF: RFC 5869 with hmac. AES-CTR: NIST SP 800-38A with one AES block at a time.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 
@@ -15,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import canonical
+from protocol.secure_aggregation import masking
 from protocol.secure_aggregation.masking import Masks, masked
 from protocol.secure_aggregation.parameters import CHUNK_WORDS
 from protocol.secure_aggregation.prg import BLOCK_BYTES, Stream, add_masks, derive
+from protocol.secure_aggregation.words import lane
 
 CTX = bytes(range(32))
 SEED = bytes(range(100, 132))
@@ -83,9 +86,33 @@ def test_masked_update_vector():
     expected = "3102739c03752631cd5a6704e7c277abc84a1e6ccf67302b60ff3410430810b0"
     slow = slow_masked(words, 0, 32, [(own, "self"), (high, "pair")], [(low, "pair")])
     assert b"".join(word.to_bytes(4, "little") for word in slow).hex() == expected
-    buffer = bytearray(np.array(words, dtype="<u4").tobytes())
-    Masks.build(CTX, self_plus=[own], pair_plus=[high], pair_minus=[low]).apply(buffer, "body", 0)
-    assert buffer.hex() == expected
+    lanes = np.array(words, dtype="<u4")
+    Masks.build(CTX, self_plus=[own], pair_plus=[high], pair_minus=[low]).apply(lanes, "body", 0)
+    assert lanes.tobytes().hex() == expected
+
+
+# Word i is i * 0x01010101, cut to its size, masked as above in its lane, and packed: the whole chunk of a silo.
+CHUNK_VECTORS = [
+    (32, "3102739c03752631cd5a6704e7c277abc84a1e6ccf67302b60ff3410430810b01d796e92"),
+    (24, "310273037526cd5a67e7c277c84a1ecf673060ff344308101d796e"),
+    (16, "3102739d04762833cf5c6907eac57cafcc4e"),
+    (12, "3132d7048632cf9c76eac5f7cc0e"),
+]
+
+
+@pytest.mark.parametrize(("bits", "expected"), CHUNK_VECTORS)
+def test_masked_chunk_vectors(world, bits, expected):
+    """A mask costs a lane of key stream a word, whatever is kept of it."""
+    parameters = dataclasses.replace(world(3, words=9, tail=0).parameters, word_bits=bits)
+    own, low, high = bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32
+    words = [i * 0x01010101 for i in range(9)]
+    ring = 8 * lane(bits).itemsize
+    slow = slow_masked(words, 0, ring, [(own, "self"), (high, "pair")], [(low, "pair")])
+    number = sum((word % 2**bits) << (bits * place) for place, word in enumerate(slow))
+    assert number.to_bytes(-(-9 * bits // 8), "little").hex() == expected
+    masks = Masks.build(CTX, self_plus=[own], pair_plus=[high], pair_minus=[low])
+    lanes = np.array([word % 2**ring for word in words], dtype=lane(bits))
+    assert masked(parameters, masks, 0, lanes.tobytes())[0].hex() == expected
 
 
 # --- properties ------------------------------------------------------------------------------------------------------
@@ -109,7 +136,7 @@ def test_counter_wraps_round_at_128_bits(monkeypatch):
 
 @settings(deadline=None, max_examples=50)
 @given(
-    bits=st.sampled_from([32, 64]),
+    bits=st.sampled_from([16, 32, 64]),
     start=st.integers(0, 50),
     count=st.integers(0, 30),
     plus=st.integers(0, 3),
@@ -123,8 +150,10 @@ def test_masks_equal_the_slow_masks(bits, start, count, plus, minus, data):
     streams = [Stream(seed, label, CTX) for seed, label in seeds]
     add_masks(found, start, streams[:plus], streams[plus:])
     assert found.tolist() == slow_masked(words, start, bits, seeds[:plus], seeds[plus:])
-    add_masks(found, start, streams[plus:], streams[:plus])
-    assert found.tolist() == words
+    back = np.empty_like(found)
+    add_masks(found, start, streams[plus:], streams[:plus], out=back)
+    assert back.tolist() == words
+    assert found.tolist() == slow_masked(words, start, bits, seeds[:plus], seeds[plus:])
 
 
 def test_pieces_of_any_size_wear_the_same_mask_as_the_whole():
@@ -139,6 +168,33 @@ def test_pieces_of_any_size_wear_the_same_mask_as_the_whole():
         add_masks(parts[1], CHUNK_WORDS - 1000 + cut, [stream], [])
         add_masks(parts[0], CHUNK_WORDS - 1000, [stream], [])
         assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<u8"])
+@pytest.mark.parametrize("threads", [2, 3, 64])
+def test_threads_change_nothing(dtype, threads):
+    words = np.arange(5 * BLOCK_BYTES // np.dtype(dtype).itemsize + 77, dtype="<u8").astype(dtype)
+    streams = [Stream(bytes([number]) * 32, "pair", CTX) for number in range(3)]
+    alone, shared = np.empty_like(words), words.copy()
+    add_masks(words, 5, streams[:2], streams[2:], out=alone)
+    add_masks(shared, 5, streams[:2], streams[2:], threads=threads)
+    assert np.array_equal(alone, shared)
+
+
+def test_no_stream_leaves_the_words_as_they_are():
+    words = np.arange(10, dtype="<u4")
+    out = np.zeros_like(words)
+    add_masks(words, 0, [], [], out=out)
+    assert np.array_equal(out, words)
+
+
+def test_threads_are_as_many_as_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(masking.os, "sched_getaffinity", lambda _: set(range(3)))
+    assert masking.cores() == 3
+    monkeypatch.delattr(masking.os, "sched_getaffinity")
+    for count, expected in ((None, 1), (2, 2), (64, 8)):
+        monkeypatch.setattr(masking.os, "cpu_count", lambda count=count: count)
+        assert masking.cores() == expected
 
 
 def test_labels_contexts_and_seeds_give_streams_with_nothing_in_common():
@@ -174,13 +230,24 @@ def test_wrong_seeds_words_and_offsets_raise():
         Stream(SEED, "self", CTX[:31])
     with pytest.raises(ValueError, match="no byte -1"):
         Stream(SEED, "self", CTX).at(-1)
-    for words in (np.zeros(4, dtype=">u4"), np.zeros(4, dtype="<i4"), np.zeros(4, dtype="<u2")):
+    for words in (np.zeros(4, dtype=">u4"), np.zeros(4, dtype="<i4"), np.zeros(4, dtype="<u1")):
         with pytest.raises(ValueError, match="little-endian"):
             add_masks(words, 0, [], [])
     read_only = np.frombuffer(bytes(16), dtype="<u4")
     for words in (np.zeros((2, 2), dtype="<u4"), np.zeros(8, dtype="<u4")[::2], read_only):
         with pytest.raises(ValueError, match="contiguous writable"):
             add_masks(words, 0, [], [])
+
+
+def test_masks_go_only_into_a_row_like_the_words():
+    words = np.zeros(4, dtype="<u4")
+    for out in (np.zeros(4, dtype="<u8"), np.zeros(5, dtype="<u4"), np.zeros((1, 4), dtype="<u4")):
+        with pytest.raises(ValueError, match="alike"):
+            add_masks(words, 0, [], [], out=out)
+    for out in (np.zeros(8, dtype="<u4")[::2], np.frombuffer(bytes(16), dtype="<u4")):
+        with pytest.raises(ValueError, match="contiguous writable"):
+            add_masks(words, 0, [], [], out=out)
+    add_masks(np.frombuffer(bytes(16), dtype="<u4"), 0, [], [], out=words)
 
 
 def test_stream_shows_no_secret():

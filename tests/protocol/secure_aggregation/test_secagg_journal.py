@@ -77,6 +77,19 @@ def test_silo_killed_in_the_middle_of_an_upload_sends_the_same_bytes_again(world
     assert third.masked_chunk(0) == first
 
 
+def test_journaled_chunk_of_another_length_is_never_sent(world, refused):
+    """It would wear the masks of other words."""
+    this = world(4, words=5).play("keys", "bundles", "ready")
+    machine = this.machines["site-02"]
+    machine.accept_ready(this.relayed("ready"))
+    machine.begin_update(*this.updates["site-02"])
+    rows = this.journals["site-02"].rows
+    (key,) = (key for key in rows if key.endswith("chunk/0"))
+    for words in (rows[key][:-4], rows[key] + bytes(4)):
+        rows[key] = words
+        refused("BAD_UPDATE", machine.masked_chunk, 0)
+
+
 def test_update_signed_without_masking_here_is_that_of_the_chunks_sent_before(world):
     this = world(4).play("keys", "bundles", "ready", "update")
     journal = this.journals["site-01"]

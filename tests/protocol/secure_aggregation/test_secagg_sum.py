@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from protocol.messages import Ready
 from protocol.secure_aggregation import NotEnoughShares, ProtocolViolation, threshold
-from protocol.secure_aggregation.parameters import CHUNK_WORDS
+from protocol.secure_aggregation.parameters import CHUNK_WORDS, Segment
 from protocol.secure_aggregation.quantise import quantise
+from protocol.secure_aggregation.scales import FixedPoint
+from protocol.secure_aggregation.words import WORD_BITS, signed
 
 STEPS = ("keys", "bundles", "ready", "update", "list", "unmask")
 
@@ -24,11 +26,12 @@ STEPS = ("keys", "bundles", "ready", "update", "list", "unmask")
     min_participants=st.integers(2, 6),
     words=st.sampled_from([0, 1, 3, 4, 5, 17, 64]),
     tail=st.sampled_from([1, 2, 7]),
+    word_bits=st.sampled_from(WORD_BITS),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_sum_is_exact_or_the_round_stops_cleanly(world, data, n, min_participants, words, tail, seed):
+def test_sum_is_exact_or_the_round_stops_cleanly(world, data, n, min_participants, words, tail, word_bits, seed):
     """Any number of silos may vanish before any step. Whether the round must succeed is counted here, independently."""
-    this = world(n, words=words, tail=tail, seed=seed, min_participants=min_participants)
+    this = world(n, words=words, tail=tail, word_bits=word_bits, seed=seed, min_participants=min_participants)
     gone_before = {
         name: data.draw(st.sampled_from([*STEPS, "never", "never", "never", "never"]), label=name)
         for name in this.silos
@@ -60,27 +63,28 @@ def test_sum_is_exact_or_the_round_stops_cleanly(world, data, n, min_participant
 @settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(st.lists(st.floats(-1, 1, width=32), min_size=6, max_size=6), min_size=4, max_size=4),
-    fraction_bits=st.integers(0, 24),
+    fraction=st.floats(0, 1),
+    word_bits=st.sampled_from(WORD_BITS),
     seed=st.integers(0, 1000),
 )
-def test_sum_equals_the_sum_of_the_quantised_updates(world, values, fraction_bits, seed):
-    this = world(4, words=6)
+def test_sum_equals_the_sum_of_the_quantised_updates(world, values, fraction, word_bits, seed):
+    """Up to the largest number of binary places that the proof lets through: 4 * (3 * 2^f + 1) < 2^(w - 1)."""
+    fraction_bits = round(fraction * (word_bits - 5))
+    this = world(4, words=6, word_bits=word_bits)
     exact = np.zeros(6, dtype=np.int64)
     for name, row in zip(this.silos, values, strict=True):
         words = quantise(
             np.array(row, dtype=np.float32),
+            FixedPoint(word_bits, fraction_bits, 1.0, 4, heaviest=3),
+            (Segment(6, fraction_bits),),
             weight=3,
-            fraction_bits=fraction_bits,
-            word_bits=32,
-            n=4,
-            clip_norm=1.0,
             rng=np.random.default_rng(seed),
         )
         this.updates[name] = (words, this.updates[name][1])
-        exact += words.view("<i4")
+        exact += signed(words, word_bits)
     this.play(*STEPS)
     body, _ = this.sum(this.removal())
-    assert body.view("<i4").tolist() == exact.tolist()
+    assert signed(body, word_bits).tolist() == exact.tolist()
 
 
 def test_four_silos_without_drop_out(world):
@@ -148,24 +152,23 @@ def test_evaluation_only_round_has_a_tail_and_no_body(world):
     this.assert_sum(this.silos)
 
 
-def test_update_of_several_chunks_is_unmasked_in_any_order_by_several_threads(world):
-    this = world(4, words=2 * CHUNK_WORDS + 3, tail=5)
+@pytest.mark.parametrize("word_bits", WORD_BITS)
+def test_update_of_several_chunks_is_unmasked_in_any_order_by_several_threads(world, word_bits):
+    this = world(4, words=2 * CHUNK_WORDS + 3, tail=5, word_bits=word_bits)
     this.play("keys", "bundles", "ready")
     live = this.silos[1:]
     this.play("update", "list", "unmask", who=live)
     this.check_all()
     removal = this.removal()
 
-    def piece(k: int) -> list[int]:
-        dtype = "<u4" if this.parameters.chunk_range(k)[0] == "body" else "<u8"
-        total = sum(np.frombuffer(this.chunks[name][k], dtype=dtype) for name in live)
-        removal.subtract(k, memoryview(total))
-        return total
+    def piece(k: int) -> np.ndarray:
+        return removal.sum_chunk(k, [this.chunks[name][k] for name in live], threads=k % 3)
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(piece, [3, 1, 0, 2]))
     body = np.concatenate([found[2], found[1], found[3]])
-    assert np.array_equal(body, sum(this.updates[name][0] for name in live))
+    wanted = sum(this.updates[name][0] for name in live)
+    assert np.array_equal(signed(body, word_bits), signed(wanted, word_bits))
     assert np.array_equal(found[0], sum(this.updates[name][1] for name in live))
 
 
