@@ -426,7 +426,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "word_bits": settings.get("word_bits", 32),
             "fraction_bits": settings.get("fraction_bits", 16),
             "clip_norm": settings.get("clip_norm", 10.0),
-            "error_feedback": False,
+            "error_feedback": settings.get("error_feedback", False),
             "sketch": False,
             "check_words": "required",
             "sparse_from": 64,
