@@ -48,6 +48,7 @@ def draft(
             "sketch": False,
             "check_words": "required",
             "sparse_from": 64,
+            "drawn": None,
         },
         "privacy": {"mode": "none"},
         "participants": list(silos),

@@ -178,6 +178,7 @@ class Aggregation(Part):
     error_feedback: whether a hospital keeps what rounding and cutting took from an update, and adds it to its next one.
     sketch: whether each silo shows a sketch of its update, so that one out of bounds is left out before the unmasking.
     check_words: whether a sum may stand although a member's check word never came ("optional"), or never ("required").
+    drawn: how many of the hospitals take part in each training round, drawn as participation.py says; null: all.
     """
 
     protocol: Literal["consilium-secagg/1"]
@@ -190,6 +191,7 @@ class Aggregation(Part):
     sketch: bool
     check_words: Literal["required", "optional"]
     sparse_from: int = Field(ge=3)
+    drawn: int | None = Field(ge=3, le=254)
 
 
 class Privacy(Part):
@@ -280,6 +282,11 @@ class Manifest(Part):
         if self.aggregation.min_participants > self.aggregation.min_roster:
             raise ValueError(
                 "aggregation.min_participants: may be min_roster at most, or the smallest round could never end"
+            )
+        drawn = self.aggregation.drawn
+        if drawn is not None and not self.aggregation.min_roster <= drawn <= len(self.participants):
+            raise ValueError(
+                "aggregation.drawn: must be from min_roster to the number of participants, or null for all"
             )
         if self.witnesses.false and self.witnesses.false >= len(self.witnesses.vkeys):
             raise ValueError("witnesses.false: must be less than the number of witnesses")

@@ -166,13 +166,18 @@ def _leaves(manifest: Manifest, weights: int | None) -> str:
     size = f"{known:,} numbers" if isinstance(known, int) else "one number for each weight of the network"
     rounds = manifest.plan.stopping.max_rounds
     clip: Any = manifest.aggregation.clip_norm
+    shown = (
+        "Each time it is also asked for 256 numbers (a sketch) and one number (a check word) about its update."
+        if manifest.aggregation.sketch
+        else "Each time it is also asked for one number (a check word) about its update."
+    )
     return (
         f"In each round one masked vector of {size}: how the hospital's training changed the model, shortened to a "
         f"length of at most {clip:g} and rounded to {manifest.aggregation.word_bits} bits a number. With it, under the "
         f"same masks, {tail_length(manifest.plan.evaluation.bins):,} numbers that say how well the model did on the "
-        f"hospital's test images. At most {count(rounds, 'round')} of "
-        "this, and one more round that only evaluates. Beside these only signed notes of the protocol (keys, digests, "
-        "times, reasons for a refusal). No image, no label, no patient's identifier and no number of patients leaves; "
+        f"hospital's test images. At most {count(rounds, 'round')} of this, and one more round that only evaluates. {shown} "
+        "Beside these only signed notes of the protocol (keys, digests, times, reasons for a refusal). No image, no label, "
+        "no patient's identifier and no number of patients leaves; "
         "the hospital's own test result leaves only where its policy shares metrics."
     )
 
@@ -182,7 +187,33 @@ def _portal_reads(manifest: Manifest) -> str:
     return (
         f"Only the sum over at least {count(sets, 'hospital')}, never one hospital's vector: each "
         "hospital hides its numbers under masks that cancel in the sum and nowhere else. The sum says something about "
-        "all who are in it, the more the fewer they are."
+        f"all who are in it, the more the fewer they are. {_sketch(manifest)}{_check_word(manifest)}"
+    )
+
+
+def _sketch(manifest: Manifest) -> str:
+    if not manifest.aggregation.sketch:
+        return ""
+    return (
+        "Before the masks are taken off, each hospital shows the portal and all partners a sketch: 256 numbers about its "
+        "own update, once, and only for a list of hospitals that enough of them have signed. They tell how long the update "
+        "is, to about 5 percent, and roughly how far it points the same way as the others; whoever has a guess at the whole "
+        "update can test the guess. With them an update that is far too long, or empty, is left out of the sum. Sketches are "
+        "never asked for in a study in which the hospitals share noise among them: they would show an update with one "
+        "hospital's part of the noise only. "
+    )
+
+
+def _check_word(manifest: Manifest) -> str:
+    words = (
+        "After the sum is fixed each hospital shows one number of 61 bits about its update, a check word. Together the "
+        "check words show whether the published sum is the sum of what the hospitals sent."
+    )
+    if manifest.aggregation.check_words == "required":
+        return f"{words} A sum for which one check word never comes is thrown away, and the round with it."
+    return (
+        f"{words} A sum may stand although a check word never came: it is then shown as unverified, and if the portal had "
+        "published another sum than the true one, nobody would notice in that round."
     )
 
 
@@ -225,14 +256,23 @@ def _partners(manifest: Manifest) -> str:
         if equal
         else "The weights are fixed here and do not follow patient numbers."
     )
-    n = len(manifest.participants)
+    drawn = manifest.aggregation.drawn
+    n = len(manifest.participants) if drawn is None else drawn
     t = threshold(n)
+    who = (
+        ""
+        if drawn is None
+        else (
+            f" In each training round {drawn} of them take part, drawn by hashing the model, the round's number and the "
+            "hospital's name: nobody chooses, and everybody can check."
+        )
+    )
     lost = (
         f"With all {n} in a round, {'one' if n - t == 1 else n - t} may fall out and the round still ends."
         if n > t
         else f"With all {n} in a round, none may fall out: the round is then begun again."
     )
-    return f"{names}. {weights} {lost}"
+    return f"{names}. {weights}{who} {lost}"
 
 
 def _obligations(manifest: Manifest) -> str:
@@ -252,7 +292,8 @@ def _duration(manifest: Manifest) -> str:
     return (
         f"From {day(manifest.dates.start)} to {day(manifest.dates.end)}, at most {count(stopping.max_rounds, 'round')} "
         f"of at most {duration(manifest.limits.round_seconds)} each, and up to "
-        f"{duration(manifest.limits.unmask_seconds)} more for the unmasking.{early} A hospital can withdraw at any "
+        f"{duration(manifest.limits.unmask_seconds)} more each for the unmasking and for the two steps that check the "
+        f"sum.{early} A hospital can withdraw at any "
         "time; the next round then runs without it."
     )
 

@@ -2,7 +2,8 @@
 
 `api_views.py` (Django) and `node_app.py` (plain ASGI, the fast way) both call `answer_for`, so the rules stand once.
 
-    POST rounds/{id}/refusal|keys|bundles|ready|update|list|unmask|state|metrics|heartbeat   a signed envelope
+    POST rounds/{id}/refusal|keys|bundles|ready|update|list|sketch|second|unmask|nonce|check|state|metrics|heartbeat
+                                       a signed envelope
     GET  rounds/{id}/update            {"chunks": [k, ...]}: the pieces that are stored
     PUT  rounds/{id}/update/{k}        piece k, raw
     GET  rounds/{id}/sum?chunk=k       piece k of the published sum, raw little-endian words; the last is the tail

@@ -1,8 +1,9 @@
-"""A round as lanes, one a silo: what each did from the announcement to the unmasking, on one axis of seconds.
+"""A round as lanes, one a silo: what each did from the announcement to its last answer, on one axis of seconds.
 
 Training and the set-up of the masks run side by side, so a lane has two tracks: the upper third shows checks, set-up,
-upload and unmasking, the rest shows training. Times come from the silo's signed messages (the portal's clock on
-arrival) and from its heartbeats; a silo that never answered has an empty lane and a sentence.
+upload, unmasking (with the lists and the sketch) and the check of the sum, the rest shows training. Times come from the
+silo's signed messages (the portal's clock on arrival) and from its heartbeats; a silo that never answered has an empty
+lane and a sentence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,12 +34,24 @@ PARTS = {
     "upload": "upload",
     "uploading": "upload",
     "list": "unmask",
+    "sketch": "unmask",
+    "second": "unmask",
     "unmask": "unmask",
     "unmasking": "unmask",
-    "sum": "unmask",
-    "state": "unmask",
+    "sum": "verify",
+    "nonce": "verify",
+    "check": "verify",
+    "verify": "verify",
+    "state": "verify",
 }
-LABELS = {"gate": "checks", "setup": "set-up", "train": "training", "upload": "upload", "unmask": "unmasking"}
+LABELS = {
+    "gate": "checks",
+    "setup": "set-up",
+    "train": "training",
+    "upload": "upload",
+    "unmask": "unmasking",
+    "verify": "check of the sum",
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,11 @@ def spans(track: Track, *, started: datetime, closed: datetime | None) -> dict[s
     # Between its update and the list a silo only waits for the others: a gap, not a bar.
     unmask = entered.get("unmask") or sent.get("list")
     if unmask and "update" in sent:
-        found["unmask"] = (unmask, sent.get("unmask") or closed)
+        left = sent.get("sketch") if track.member is False else None
+        found["unmask"] = (unmask, sent.get("unmask") or left or closed)
+    verify = _earliest(entered.get("verify"), sent.get("nonce"))
+    if verify and "unmask" in sent:
+        found["verify"] = (verify, sent.get("state") or closed)
     return {part: (start, end or closed) for part, (start, end) in found.items()}
 
 
@@ -175,7 +192,9 @@ def _state(track: Track, *, closed: bool, failed: bool) -> str:
     if closed and failed:
         return "lost" if track.fault or not sent else "left out" if "update" in sent else "ended"
     if track.member or (closed and "state" in sent):
-        return "done" if closed or "unmask" in sent else "unmask" if "list" in sent else "sent"
+        if closed or "state" in sent:
+            return "done"
+        return "verify" if "nonce" in sent else "done" if "unmask" in sent else "unmask" if "list" in sent else "sent"
     if track.member is False or track.in_roster is False:
         return "left out" if "update" in sent else "lost"
     if closed:

@@ -34,8 +34,12 @@ class Stage(models.TextChoices):
     READY = "ready", "ready"
     UPDATE = "update", "updates"
     LIST = "list", "signed lists"
+    SKETCH = "sketch", "sketches"
+    SECOND = "second", "signed second lists"
     UNMASK = "unmask", "unmasking"
     SUM = "sum", "the sum"
+    NONCE = "nonce", "opened nonces"
+    CHECK = "check", "check words"
     STATE = "state", "the next state"
     FINISHED = "finished", "finished"
     FAILED = "failed", "failed"
@@ -68,15 +72,21 @@ class Round(models.Model):
         newest: true for the last round announced in its study, false for all before.
         model_digest: "sha256:.." of the model that goes in; null while the first model is being agreed on.
         model_length: words of the update, d; 0 where no update is asked for.
-        announced, roster, ready_set, members: sorted silo names; null until the stage that fixes them.
+        announced, roster, ready_set, first_list, members: sorted silo names; null until the stage that fixes them.
+            first_list is L1, whose updates came; members is whom the last signed list leaves in the sum: L1 too, or L2
+            once the sketch check is over.
         total_weight: sum of the members' fixed weights (manifest).
         stage_at, deadline_at: when the present stage began and when it ends at the latest.
         failure: {"code", "sentence"} where the round failed.
         faults: [{"silo", "code", "sentence"}] what was wrong with single silos, in a round that went on.
         sum: the published facts (digest, words, tail, chunks, members, total_weight).
         sum_envelope: these facts, signed with the portal's answer key.
+        sketches: what the sketch check found (services/sketches.py); null where there was none.
+        verified: whether the check words of all members hold the sum (true), or one never came and the manifest lets the
+            sum stand so (false); null until that is known.
         bytes_up: bytes of chunks received.
-        worked_at: when tasks for the sum were last sent, so that the sweep sends them again only after a while.
+        worked_at: when tasks for the sum, or for its check, were last sent, so that the sweep sends them again only after
+            a while.
     """
 
     study = models.ForeignKey("governance.Study", on_delete=models.PROTECT, related_name="rounds")
@@ -93,6 +103,7 @@ class Round(models.Model):
     announced = models.JSONField()
     roster = models.JSONField(null=True)
     ready_set = models.JSONField(null=True)
+    first_list = models.JSONField(null=True)
     members = models.JSONField(null=True)
     total_weight = models.PositiveBigIntegerField(null=True)
     started_at = models.DateTimeField(default=timezone.now)
@@ -106,6 +117,8 @@ class Round(models.Model):
     sum_envelope = models.JSONField(null=True)
     sum_digest = models.CharField(max_length=71, null=True)  # noqa: DJ001
     next_model_digest = models.CharField(max_length=71, null=True)  # noqa: DJ001
+    sketches = models.JSONField(null=True)
+    verified = models.BooleanField(null=True)
     bytes_up = models.PositiveBigIntegerField(default=0)
 
     class Meta:

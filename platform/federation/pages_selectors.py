@@ -12,6 +12,7 @@ from typing import Any
 from django.db.models import Count, Max, Min, QuerySet, Sum
 from django.utils import timezone
 
+from federation.check_report import CheckReport, check_report
 from federation.lanes import Lane, Track, draw
 from federation.models import GlobalModel, Purpose, Round, RoundResult, Seat, SiloMetric, Stage
 from federation.plots import Point, interval
@@ -45,6 +46,7 @@ class RoundView:
     seconds: float
     in_sum: int
     bytes_up: int
+    checks: CheckReport | None
 
 
 def round_view(item: Round, *, now: datetime | None = None) -> RoundView:
@@ -56,7 +58,8 @@ def round_view(item: Round, *, now: datetime | None = None) -> RoundView:
     lanes, extent = draw(tracks, started=item.started_at, now=now, closed=item.finished_at, failed=failed)
     seconds = ((item.finished_at or now) - item.started_at).total_seconds()
     bytes_up = max(item.bytes_up, sum(lane.bytes_up for lane in lanes))
-    return RoundView(item, lanes, extent, seconds, len(item.members or ()), bytes_up)
+    checks = check_report(item, hospitals)
+    return RoundView(item, lanes, extent, seconds, len(item.members or ()), bytes_up, checks)
 
 
 def _facts(item: Round) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_GET
 
+from federation.check_report import whole_report
 from federation.models import Round, utc
 from federation.pages_selectors import models_of, results_of
 from governance.models import Study
@@ -54,6 +55,7 @@ def _round(item: Round) -> dict[str, Any]:
         "finished_at": utc(item.finished_at) if item.finished_at else None,
         "announced": item.announced,
         "members": item.members,
+        **whole_report(item),
         "failure": item.failure,
         "faults": item.faults,
         "bytes_up": item.bytes_up,

@@ -10,6 +10,7 @@ from federation.services.finishing import sum_finish
 from federation.services.initial import initial_finish
 from federation.services.summing import sum_chunk_try, sum_complete
 from federation.services.sweep import sweep as sweep_rounds
+from federation.services.verifying import sum_verify
 
 
 @shared_task(name="federation.sum_chunk")
@@ -28,6 +29,12 @@ def finish_sum(key: str) -> None:
     item = Round.objects.get(key=key)
     if item.stage == Stage.SUM and sum_complete(item):
         sum_finish(item)
+
+
+@shared_task(name="federation.check_sum")
+def check_sum(key: str) -> None:
+    """Hold the published sum of a round against all check words."""
+    sum_verify(key)
 
 
 @shared_task(name="federation.first_model")

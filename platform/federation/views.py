@@ -12,7 +12,9 @@ from django.views.decorators.http import require_GET
 
 from evidence.selectors import newest_checkpoint, waiting_count
 from federation import lanes, pages_selectors, plots
+from federation.check_report import together_of
 from federation.models import Purpose, Round, Stage
+from federation.services.sketches import left_out
 from federation.waiting import waiting_for
 from governance.models import Study, StudyState
 from governance.views import READERS, study_context, study_for
@@ -64,7 +66,7 @@ def rounds_csv(request: HttpRequest, pk: str) -> HttpResponse:
     study = study_for(request, pk)
     header = (
         "round", "attempt", "purpose", "stage", "asked", "in the sum", "started (UTC)", "finished (UTC)", "bytes up",
-        "model in", "model out", "mean AUC of the model in", "failure",
+        "model in", "model out", "mean AUC of the model in", "sum verified", "left out", "failure",
     )  # fmt: skip
     rows = (
         (
@@ -80,6 +82,8 @@ def rounds_csv(request: HttpRequest, pk: str) -> HttpResponse:
             each.model_digest or "",
             each.next_model_digest or "",
             each.result.auc_mean if hasattr(each, "result") else "",
+            "" if each.verified is None else "yes" if each.verified else "no",
+            " ".join(f"{row['silo']}:{row['code']}" for row in left_out(each.sketches)),
             (each.failure or {}).get("sentence", ""),
         )
         for each in _listing(request, study).page.paginator.object_list
@@ -137,6 +141,7 @@ def results(request: HttpRequest, pk: str) -> HttpResponse:
         "may_download": may_download,
         "bytes": pages_selectors.bytes_of(study),
         "trained": pages_selectors.rounds_trained(study),
+        "together": together_of(study.manifest),
     }
     return render(request, "federation/results.html", context)
 

@@ -31,6 +31,11 @@ _NETWORKS = tuple(
         "ResNet34", "ResNet50", "Classifier", "Regressor", "constant",
     )
 )  # fmt: skip
+_CHECK_WORDS = (
+    ("required", "required: a sum that one hospital did not check is thrown away"),
+    ("optional", "optional: such a sum stands, unverified"),
+)
+_AGGREGATION = ("min_roster", "min_participants", "drawn", "clip_norm", "fraction_bits", "sketch", "check_words")
 # Path in the manifest -> the field that a person would change. The longest prefix wins.
 _FIELD_OF = {
     "title": "title",
@@ -65,6 +70,9 @@ _FIELD_OF = {
     "aggregation.min_participants": "min_participants",
     "aggregation.fraction_bits": "fraction_bits",
     "aggregation.clip_norm": "clip_norm",
+    "aggregation.sketch": "sketch",
+    "aggregation.check_words": "check_words",
+    "aggregation.drawn": "drawn",
     "participants": "silos",
     "limits.round_seconds": "round_seconds",
     "limits.unmask_seconds": "unmask_seconds",
@@ -199,8 +207,30 @@ class StudyForm(forms.Form):
         label="Bits after the point",
         help_text="As many as the sum can hold without overflow.",
     )
+    sketch = forms.BooleanField(
+        required=False,
+        label="Leave out updates that are out of bounds",
+        help_text="Before the masks are taken off, each hospital shows 256 numbers about its update. One that is far too "
+        "long, or empty, is left out of the sum.",
+    )
+    check_words = forms.ChoiceField(
+        label="Check words",
+        choices=_CHECK_WORDS,
+        help_text="One number a hospital, by which all check the published sum. Required is safer; optional keeps a round "
+        "when a hospital drops out after its upload, and the sum is then shown as unverified.",
+    )
+    drawn = forms.IntegerField(
+        min_value=3,
+        required=False,
+        label="Hospitals drawn a round",
+        help_text="For training rounds, drawn by a hash that nobody chooses. Left out: all take part.",
+    )
     round_seconds = forms.IntegerField(min_value=1, label="Longest round, seconds")
-    unmask_seconds = forms.IntegerField(min_value=1, label="Wait for unmasking, seconds")
+    unmask_seconds = forms.IntegerField(
+        min_value=1,
+        label="Wait for shares and check words, seconds",
+        help_text="How long a hospital that dropped out after its upload is waited for, in each of three steps.",
+    )
     start = forms.DateField(label="First day", widget=_day())
     end = forms.DateField(
         label="Last day", widget=_day(), help_text="After it every hospital's node refuses by itself."
@@ -217,7 +247,8 @@ class StudyForm(forms.Form):
         ),
         (
             "How it is protected",
-            ("min_roster", "min_participants", "clip_norm", "fraction_bits", "round_seconds", "unmask_seconds"),
+            ("min_roster", "min_participants", "drawn", "clip_norm", "fraction_bits", "sketch", "check_words",
+             "round_seconds", "unmask_seconds"),
         ),
     )  # fmt: skip
 
@@ -316,7 +347,7 @@ class StudyForm(forms.Form):
             "plan": plan,
             "aggregation": {
                 **self.base.get("aggregation", {}),
-                **{key: data[key] for key in ("min_roster", "min_participants", "fraction_bits", "clip_norm")},
+                **{key: data[key] for key in _AGGREGATION},
             },
             "participants": [{"silo": silo, "weight": data["weights"].get(silo, 1)} for silo in sorted(data["silos"])],
             "limits": {"round_seconds": data["round_seconds"], "unmask_seconds": data["unmask_seconds"]},
@@ -373,7 +404,7 @@ def fields_of(draft: Mapping[str, Any]) -> dict[str, Any]:
         (entry, ("channels", "window")),
         (optimiser, ("lr", "weight_decay")),
         (stopping, ("max_rounds", "patience", "min_delta")),
-        (draft.get("aggregation", {}), ("min_roster", "min_participants", "clip_norm", "fraction_bits")),
+        (draft.get("aggregation", {}), _AGGREGATION),
         (limits, ("round_seconds", "unmask_seconds")),
         (dates, ("start", "end")),
     ):

@@ -62,6 +62,7 @@ _BASE: dict[str, Any] = {
         "sketch": False,
         "check_words": "required",
         "sparse_from": 64,
+        "drawn": None,
     },
     "privacy": {"mode": "none"},
     "limits": {"round_seconds": 600, "unmask_seconds": 86400},

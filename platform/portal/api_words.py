@@ -163,8 +163,20 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/rounds/{round}/list"): _message(
         "Sign the set of silos whose updates are summed.", "`members`, `ready_set`, `updates`, `nonce`", *_STAGE
     ),
+    ("POST", "/rounds/{round}/sketch"): _message(
+        "The sketch of the silo's update, where the study has the sketch check.", "`first_list`, `nonces`, `sums`", *_STAGE
+    ),
+    ("POST", "/rounds/{round}/second"): _message(
+        "Sign whom the sketch check leaves in the sum.", "`members`, `first_list`, `sketches`", *_STAGE
+    ),
     ("POST", "/rounds/{round}/unmask"): _message(
         "Reveal shares; never both kinds for one silo.", "`self_shares`, `list_shares`", *_STAGE
+    ),
+    ("POST", "/rounds/{round}/nonce"): _message(
+        "Open the second nonce, once the sum is published.", "`sum`, `nonce`", *_STAGE
+    ),
+    ("POST", "/rounds/{round}/check"): _message(
+        "The check word on the silo's own update.", "`sum`, `nonces`, `word`", *_STAGE
     ),
     ("POST", "/rounds/{round}/state"): _message(
         "Sign the digest of the next model; in the first round with the tensor table.", "`state`, `table`", *_STAGE

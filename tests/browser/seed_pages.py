@@ -163,7 +163,10 @@ def _studies(people: dict[str, Any], hospitals: dict[str, Any]) -> None:
     study_submit(actor=owner, study=waiting)
 
     running = draft(
-        "Pleural effusion, first network study", "Say whether a chest X-ray shows fluid around the lung.", every
+        "Pleural effusion, first network study",
+        "Say whether a chest X-ray shows fluid around the lung.",
+        every,
+        aggregation=template("chest").draft()["aggregation"] | {"sketch": True, "check_words": "optional"},
     )
     manifest = agreed(running, every[:3])
     _start(running, owner)
@@ -243,6 +246,8 @@ def _rounds(study: Any, manifest: Any, silos: list[str], *, trained: int, open_r
             next_model_digest=made, sum_digest=made if number else None, bytes_up=387_000 if number and not still else 0,
         )  # fmt: skip
         _tracks(item, rows, asked, still=still)
+        if number and not still:
+            _checks(item, rows, asked, open_round, trained)
         if made:
             GlobalModel.objects.create(
                 study=study,
@@ -274,6 +279,39 @@ def _rounds(study: Any, manifest: Any, silos: list[str], *, trained: int, open_r
         before = made or before
     if open_round:
         _failed(study, manifest, rows, asked)
+
+
+def _checks(item: Any, rows: dict[str, Any], asked: list[str], sketched: bool, trained: int) -> None:
+    """What the checks of a finished round found: in the last one a hospital is out of bounds, in the one before it a
+    check word is missing."""
+    import numpy as np
+
+    from federation.services.reasons import CHECK_MISSING, SKETCH_REASONS
+    from protocol.canonical import b64
+
+    out = asked[1] if sketched and item.number == trained else None
+    item.verified = not (sketched and item.number == trained - 1)
+    if not item.verified:
+        item.faults = [{"silo": asked[2], "code": "CHECK_MISSING", "sentence": CHECK_MISSING}]
+    if sketched:
+        item.first_list, item.members = asked, [name for name in asked if name != out]
+        draw = np.random.default_rng(item.number)
+        common = draw.normal(0, 1000, 256)
+        silos = {}
+        for place, name in enumerate(asked):
+            own = common * (0.9 - 0.3 * place) + draw.normal(0, 1000, 256)
+            content = {"sums": b64(own.astype("<i8").tobytes())}
+            _message(item, rows[name], "sketch", item.started_at + timedelta(seconds=9.6), content)
+            norm = 9_000_000 + 800_000 * place if name != out else 61_000_000
+            code = "NORM_OVER_BOUND" if name == out else None
+            silos[name] = {"norm": norm, "cosine": 410_000 - 130_000 * place, "code": code}
+        if out is not None:
+            item.messages.filter(silo=rows[out], kind__in=("unmask", "nonce", "check", "state")).delete()
+            item.faults = [{"silo": out, "code": "NORM_OVER_BOUND", "sentence": SKETCH_REASONS["NORM_OVER_BOUND"]}]
+        item.sketches = {
+            "digest": _digest(item.study, 1000), "bound": 20_000_000, "median": 9_800_000, "missing": [], "silos": silos,
+        }  # fmt: skip
+    item.save()
 
 
 def _failed(study: Any, manifest: Any, rows: dict[str, Any], asked: list[str]) -> None:
@@ -340,6 +378,8 @@ def _tracks(item: Any, rows: dict[str, Any], asked: list[str], *, still: bool, l
         if not still:
             _message(item, silo, "list", at(9.4))
             _message(item, silo, "unmask", at(10.1 + place / 10))
+            _message(item, silo, "nonce", at(10.5))
+            _message(item, silo, "check", at(10.8 + place / 10))
             _message(item, silo, "state", at(11.1))
 
 

@@ -68,6 +68,7 @@ def example() -> dict[str, Any]:
             "sketch": False,
             "check_words": "required",
             "sparse_from": 64,
+            "drawn": None,
         },
         "privacy": {"mode": "none"},
         "participants": [
@@ -164,6 +165,8 @@ def test_freezing_writes_every_default_so_that_one_study_has_one_digest() -> Non
         (changed("aggregation", "min_participants", value=4), "aggregation.min_participants"),
         (changed("aggregation", "sketch", value="yes"), "aggregation.sketch"),
         (changed("aggregation", "check_words", value="never"), "aggregation.check_words"),
+        (changed("aggregation", "drawn", value=2), "aggregation.drawn"),
+        (changed("aggregation", "drawn", value=5), "aggregation.drawn"),
         (changed("aggregation", "word_bits", value=64), "aggregation.word_bits"),
         (changed("aggregation", "word_bits", value=20), "aggregation.word_bits"),
         (changed("aggregation", "word_bits", value=24), "overflow a sum of 24 bits"),
@@ -387,6 +390,28 @@ def test_seven_partners_may_lose_two() -> None:
         for i in range(7)
     ]
     assert "2 may fall out" in words_of(body)["Partners"]
+
+
+def test_the_words_say_what_a_sketch_and_a_check_word_tell() -> None:
+    without = words_of(example())["What the portal can read"]
+    assert "sketch" not in without
+    assert "61 bits" in without and "is thrown away, and the round with it" in without
+    body = example()
+    body["aggregation"].update(sketch=True, check_words="optional")
+    words = words_of(body)
+    reads = words["What the portal can read"]
+    assert "256 numbers about its own update, once, and only for a list" in reads
+    assert "the portal and all partners" in reads and "left out of the sum" in reads
+    assert "never asked for in a study in which the hospitals share noise" in reads
+    assert "shown as unverified" in reads and "nobody would notice in that round" in reads
+    assert "256 numbers (a sketch)" in words["What leaves the hospital"]
+
+
+def test_the_words_say_that_hospitals_are_drawn() -> None:
+    assert "drawn" not in words_of(example())["Partners"]
+    partners = words_of(changed("aggregation", "drawn", value=3))["Partners"]
+    assert "In each training round 3 of them take part" in partners and "nobody chooses" in partners
+    assert "none may fall out" in partners, "of the three that are drawn"
 
 
 def test_small_words() -> None:

@@ -447,6 +447,7 @@ class PortalDouble:
                 "sketch": False,
                 "check_words": "required",
                 "sparse_from": 64,
+                "drawn": None,
             },
             "privacy": {"mode": "none"},
             "participants": [

@@ -10,9 +10,13 @@ a silo that answered and asks again waits until there is something new. What it 
 | bundles | roster: all signed keys | the roster |
 | ready | bundles: the boxes for this silo | who sent bundles |
 | update | ready: the signed set R | R |
-| list | list: the signed updates | the members, L1 |
+| list | list: the signed updates | L1 |
+| sketch | sketch: the signed lists | L1 |
+| second | second: all sketches | the members, L2 |
 | unmask | unmask: the signed lists | the members |
-| state | sum: what is published | the members |
+| nonce | sum: what is published, and the signed lists | the members |
+| check | check: the opened nonces | who opened its own |
+| state | state: the check words | who sent its own |
 | finished, failed | closed, until the next round is announced | the announced |
 """
 
@@ -41,8 +45,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     Stage.READY: ("keys", "bundles", "ready", "refusal"),
     Stage.UPDATE: ("ready", "update", "refusal"),
     Stage.LIST: ("update", "list", "refusal"),
-    Stage.UNMASK: ("list", "unmask", "refusal"),
-    Stage.STATE: ("state", "refusal"),
+    Stage.SKETCH: ("list", "sketch", "refusal"),
+    Stage.SECOND: ("sketch", "second", "refusal"),
+    Stage.UNMASK: ("list", "second", "unmask", "refusal"),
+    Stage.NONCE: ("list", "second", "nonce", "refusal"),
+    Stage.CHECK: ("nonce", "check", "refusal"),
+    Stage.STATE: ("check", "state", "refusal"),
 }
 """Stage -> the kinds of messages that say what is to be done."""
 ANSWERS: dict[str, str] = {stage: kinds[-2] for stage, kinds in KINDS.items()}
@@ -147,7 +155,12 @@ def _asked(item: Round, mail: Mail) -> Iterable[str]:
         return mail.silos("bundles")
     if item.stage == Stage.UPDATE:
         return item.ready_set or ()
-    return item.members or ()
+    if item.stage in (Stage.LIST, Stage.SKETCH):
+        return item.first_list or ()
+    members = item.members or ()
+    # Without its own nonce a silo can send no check word, and without that it can't verify the sum.
+    before = {Stage.CHECK: "nonce", Stage.STATE: "check"}.get(Stage(item.stage))
+    return members if before is None else mail.silos(before) & set(members)
 
 
 def _task(item: Round, silo: str, mail: Mail) -> Assignment:
@@ -162,10 +175,21 @@ def _task(item: Round, silo: str, mail: Mail) -> Assignment:
     if item.stage == Stage.UPDATE:
         return {"kind": "ready", "round": item.key, "ready": _dicts(mail, "ready", item.ready_set)}
     if item.stage == Stage.LIST:
-        return {"kind": "list", "round": item.key, "updates": _dicts(mail, "update", item.members)}
+        return {"kind": "list", "round": item.key, "updates": _dicts(mail, "update", item.first_list)}
+    lists = _dicts(mail, "list", item.first_list)
+    if item.stage == Stage.SKETCH:
+        return {"kind": "sketch", "round": item.key, "lists": lists}
+    if item.stage == Stage.SECOND:
+        return {"kind": "second", "round": item.key, "sketches": _dicts(mail, "sketch", item.first_list)}
+    signed = {"lists": lists, "seconds": _dicts(mail, "second", item.members)}
     if item.stage == Stage.UNMASK:
-        return {"kind": "unmask", "round": item.key, "lists": _dicts(mail, "list", item.members)}
-    return {"kind": "sum", "round": item.key, "sum": item.sum, "portal_signature": item.sum_envelope}
+        return {"kind": "unmask", "round": item.key, **signed}
+    if item.stage == Stage.NONCE:
+        published = {"sum": item.sum, "portal_signature": item.sum_envelope}
+        return {"kind": "sum", "round": item.key, **published, **signed}
+    if item.stage == Stage.CHECK:
+        return {"kind": "check", "round": item.key, "nonces": _dicts(mail, "nonce", item.members)}
+    return {"kind": "state", "round": item.key, "checks": _dicts(mail, "check", item.members)}
 
 
 def _dicts(mail: Mail, kind: str, silos: Iterable[str] | None) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ chunks.py      a piece of a masked update comes in        liveness.py    heartbe
 work.py        who makes the sum: this process or tasks   sweep.py       once a second: what no message tells
 summing.py     a piece of the sum, masks removed          stepping.py    the same piece of the next model
 finishing.py   the published, signed sum; its model       initial.py     the first model
+verifying.py   the sum against sketches and check words   sketches.py    whom the sketch check leaves out
 evaluation.py  what the summed tail says                  stopping.py    enough trained?
 models.py      files of global models                     export.py      safetensors out
 pretrained.py  the model with which a study starts        importing.py   safetensors in

@@ -3,7 +3,8 @@
 A stage ends when everybody who can still answer has answered and enough did. Somebody can't answer any more who
 refused, or who is lost (no signed heartbeat) or late (the stage's deadline has passed): the sweep says so, a message
 never does.
-`list`, `unmask` and `state` end as soon as t have answered.
+`list`, `second`, `unmask` and `state` end as soon as t have answered; before a sketch check `list` waits for all, as
+who signed no list can show no sketch.
 
 | stage   | waits for            | goes on with                    | can't go on when fewer than          |
 |---------|----------------------|---------------------------------|--------------------------------------|
@@ -12,21 +13,32 @@ never does.
 | ready   | who sent bundles     | R: all who could open each other| max(t, min_participants)             |
 | update  | R                    | L1: whose update is complete    | max(t, min_participants)             |
 | list    | L1                   | t signatures on L1              | t                                    |
-| unmask  | L1                   | t answers whose shares fit      | t                                    |
-| state   | L1 (or the announced)| t signatures on one state       | t                                    |
+| sketch  | who signed L1        | L2: whom the rule leaves        | max(t, min_participants)             |
+| second  | L2                   | t signatures on L2              | t                                    |
+| unmask  | L2 (or L1)           | t answers whose shares fit      | t                                    |
+| nonce   | L2 (or L1)           | their nonces                    | all (t, where the plan says so)      |
+| check   | who opened its nonce | a sum that was held against all | all (t, where the plan says so)      |
+| state   | who sent a check word| t signatures on one state       | t                                    |
+
+`sketch` and `second` are there where the plan has the sketch check and weights are summed. Who opened no nonce can send
+no check word. Where the plan wants every check word, a lost silo is waited for in `nonce` and `check` until the deadline:
+it may come back. Where a sum may stand without, a lost silo is not waited for and the sum is unverified. A round that only
+evaluates ends with `check`; the first model has only `state`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from federation.models import Purpose, Round, Stage
 from federation.services import rounds, stages, work
-from federation.services.facts import Facts, coordinator_of
+from federation.services.facts import Facts, coordinator_of, parameters_of
 from federation.services.mail import Mail
-from federation.services.reasons import too_few
+from federation.services.reasons import CHECK_MISSING, check_missing, hospital, too_few
+from federation.services.sketches import sketch_faults, sketches_judge
 from protocol import messages
 from protocol.secure_aggregation.errors import NotEnoughShares, ProtocolViolation
 from protocol.secure_aggregation.parameters import threshold
@@ -41,10 +53,15 @@ class Go(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """The round has failed."""
+    """The round has failed; `fields`: columns that say more about it."""
 
     code: str
     sentence: str
+    fields: Mapping[str, Any] = MappingProxyType({})
+
+
+class Verify(NamedTuple):
+    """All check words are there: the sum is held against them, outside this transaction."""
 
 
 class Tally(NamedTuple):
@@ -68,7 +85,7 @@ def tally(kind: str, expected: Iterable[str], mail: Mail, lost: Collection[str],
     return Tally(answered, gone, rest - gone, over)
 
 
-Outcome = Go | Stop | None
+Outcome = Go | Stop | Verify | None
 
 
 def round_advance(
@@ -85,8 +102,12 @@ def round_advance(
     outcome = step(item, mail, facts, lost, over)
     if outcome is None:
         return False
+    if isinstance(outcome, Verify):
+        work.check_send(item, now)
+        return False
     if isinstance(outcome, Stop):
-        return rounds.round_fail(item, code=outcome.code, sentence=outcome.sentence, facts=facts, now=now)
+        why = {"code": outcome.code, "sentence": outcome.sentence}
+        return rounds.round_fail(item, **why, facts=facts, now=now, **outcome.fields)
     if outcome.to == Stage.FINISHED:
         return rounds.round_finish(item, mail=mail, facts=facts, now=now, **outcome.fields)
     moved = stages.round_move(item, to=outcome.to, facts=facts, wake=outcome.wake, now=now, **outcome.fields)
@@ -150,15 +171,44 @@ def _update(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: 
         return _enough(count, count.answered, _smallest(item, facts), "send an update", mail, facts)
     members = sorted(count.answered)
     weight = sum(facts.weights[silo] for silo in members)
-    return Go(Stage.LIST, members, {"members": members, "total_weight": weight})
+    return Go(Stage.LIST, members, {"first_list": members, "members": members, "total_weight": weight})
 
 
 def _list(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     count = tally("list", item.members or (), mail, lost, over)
+    sketched = parameters_of(item).sketch is not None
+    least = _smallest(item, facts) if sketched else threshold(len(item.roster or ()))
+    if len(count.answered) >= least and not (sketched and count.waiting):
+        return Go(Stage.SKETCH if sketched else Stage.UNMASK, item.members or (), {})
+    return _enough(count, count.answered, least, "sign the list", mail, facts)
+
+
+def _sketch(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+    first = item.first_list or ()
+    count, least = tally("sketch", first, mail, lost, over), _smallest(item, facts)
+    # Who came back too late to sign the list has nothing to make a sketch with; one that signed too late has.
+    able = {silo for silo in count.waiting if mail.letter("list", silo)}
+    if able or len(count.answered) < least:
+        return _enough(count, count.answered, least, "show a sketch", mail, facts)
+    judged = sketches_judge(item, mail, facts)
+    faults = sketch_faults(judged.report)
+    fields = {"sketches": judged.report, "faults": [*item.faults, *faults]}
+    if len(judged.members) < least:
+        if not over and (count.waiting or count.gone):
+            return None
+        what = [f"{hospital(fault['silo'], facts)}: {fault['sentence']}" for fault in faults]
+        sentence = f"The sketch check leaves {len(judged.members)} hospitals in the sum; {least} are needed."
+        return Stop("TOO_FEW_IN_BOUNDS", " ".join([sentence, *what]), fields)
+    weight = sum(facts.weights[silo] for silo in judged.members)
+    return Go(Stage.SECOND, judged.members, {"members": list(judged.members), "total_weight": weight, **fields})
+
+
+def _second(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+    count = tally("second", item.members or (), mail, lost, over)
     least = threshold(len(item.roster or ()))
     if len(count.answered) >= least:
         return Go(Stage.UNMASK, item.members or (), {})
-    return _enough(count, count.answered, least, "sign the list", mail, facts)
+    return _enough(count, count.answered, least, "sign the second list", mail, facts)
 
 
 def _unmask(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
@@ -183,9 +233,47 @@ def _unmask(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: 
     return _enough(count, count.answered, least, "help to unmask", mail, facts)
 
 
+def _nonce(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+    count = tally("nonce", item.members or (), mail, lost, over)
+    if (stop := _missing(item, count, mail, facts)) is not None:
+        return stop
+    missing = set(item.members or ()) - count.answered
+    least = threshold(len(item.roster or ()))
+    if count.waiting or len(count.answered) < least or (missing and not facts.unverified):
+        return _enough(count, count.answered, least, "open their nonces", mail, facts)
+    return Go(Stage.CHECK, count.answered, {"worked_at": None})
+
+
+def _check(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+    members = set(item.members or ())
+    count = tally("check", mail.silos("nonce") & members, mail, lost, over)
+    if count.answered == members:
+        return Verify()
+    if (stop := _missing(item, count, mail, facts)) is not None:
+        return stop
+    least = threshold(len(item.roster or ()))
+    if count.waiting or len(count.answered) < least or not facts.unverified:
+        return _enough(count, count.answered, least, "send a check word", mail, facts)
+    missing = [
+        {"silo": silo, "code": "CHECK_MISSING", "sentence": CHECK_MISSING} for silo in sorted(members - count.answered)
+    ]
+    to = Stage.STATE if item.purpose == Purpose.TRAIN else Stage.FINISHED
+    return Go(to, count.answered, {"verified": False, "faults": [*item.faults, *missing]})
+
+
+def _missing(item: Round, count: Tally, mail: Mail, facts: Facts) -> Stop | None:
+    """Stop where the plan wants every check word and one can't come any more: refused, or the deadline has passed."""
+    never = set(item.members or ()) - count.answered - count.waiting - (set() if count.over else count.gone)
+    if facts.unverified or not never:
+        return None
+    return Stop("CHECK_MISSING", check_missing(never, mail, facts))
+
+
 def _state(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     first = item.purpose == Purpose.INITIAL
-    count = tally("state", item.announced if first else item.members or (), mail, lost, over)
+    # Who sent no check word has not verified the sum, so it can't sign what follows from it.
+    able = item.announced if first else mail.silos("check") & set(item.members or ())
+    count = tally("state", able, mail, lost, over)
     least = threshold(len(item.announced if first else item.roster or ()))
     votes: dict[tuple[str, Any], list[str]] = {}
     for silo in sorted(count.answered):
@@ -218,6 +306,10 @@ STEPS: Mapping[Stage, Callable[[Round, Mail, Facts, Collection[str], bool], Outc
     Stage.READY: _ready,
     Stage.UPDATE: _update,
     Stage.LIST: _list,
+    Stage.SKETCH: _sketch,
+    Stage.SECOND: _second,
     Stage.UNMASK: _unmask,
+    Stage.NONCE: _nonce,
+    Stage.CHECK: _check,
     Stage.STATE: _state,
 }

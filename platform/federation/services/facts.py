@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from federation.models import Purpose, Round
+from federation.services.models import front_of
 from governance.models import Manifest
 from protocol.canonical import unb64
 from protocol.evaluation import tail_length
 from protocol.manifest import parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
-from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms
 from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.sets import ReadyView, RosterView
 from protocol.signing import Envelope
@@ -24,7 +25,10 @@ class Facts:
 
     participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
     fixed: what the words of an update can hold; tail: 64-bit words.
+    sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
+        a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
+    drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
     """
 
@@ -36,6 +40,9 @@ class Facts:
     min_roster: int
     min_participants: int
     fixed: FixedPoint
+    sketch: bool
+    unverified: bool
+    drawn: int | None
     server_lr: float
     tail: int
     max_rounds: int
@@ -61,6 +68,9 @@ def read_facts(body: bytes, digest: str) -> Facts:
         min_roster=aggregation.min_roster,
         min_participants=aggregation.min_participants,
         fixed=manifest.fixed_point(),
+        sketch=aggregation.sketch,
+        unverified=aggregation.check_words == "optional",
+        drawn=aggregation.drawn,
         server_lr=plan.strategy.server_lr,
         tail=tail_length(plan.evaluation.bins),
         max_rounds=plan.stopping.max_rounds,
@@ -82,6 +92,12 @@ def facts_of(digest: str) -> Facts:
 def parameters_of(item: Round) -> RoundParameters:
     """What all parties of this attempt agree on."""
     facts = facts_of(item.manifest_digest)
+    words = item.model_length if item.purpose == Purpose.TRAIN else 0
+    sketch = None
+    if facts.sketch and words:
+        front = front_of(item.model_digest or "")
+        segments = facts.fixed.segments(front.table, front.scales)
+        sketch = SketchTerms(facts.weights, facts.fixed.clip_norm, segments)
     return RoundParameters(
         study=item.study_id,
         manifest=facts.digest,
@@ -91,9 +107,11 @@ def parameters_of(item: Round) -> RoundParameters:
         participants=facts.participants,
         min_roster=facts.min_roster,
         min_participants=facts.min_participants,
-        words=item.model_length if item.purpose == Purpose.TRAIN else 0,
+        words=words,
         tail=facts.tail,
         word_bits=facts.fixed.word_bits,
+        sketch=sketch,
+        unverified=facts.unverified,
     )
 
 

@@ -1,10 +1,10 @@
 """From the pieces of the sum to the next model: its digest, the evaluation, and the published, signed sum.
 
-    1. The pieces of the sum are hashed in order, and the largest words of each tensor looked for where scales follow the
+    1. Where the members showed sketches, the sum is held against them.
+    2. The pieces of the sum are hashed in order, and the largest words of each tensor looked for where scales follow the
        sum. The next model, whose pieces were made with them, gets its front with the next scales, is hashed and named.
-    2. The tail says how good the model that came in is.
-    3. In one transaction: the sum's facts are signed and published, the result is stored, the round goes on to `state`
-       (or ends, where it only evaluated).
+    3. The tail says how good the model that came in is.
+    4. In one transaction: the sum's facts are signed and published, the result is stored, the round goes on to `nonce`.
 
 Memory is one piece. Running it twice gives the same file under the same name; one transaction wins.
 """
@@ -19,19 +19,21 @@ import numpy as np
 from django.db import transaction
 
 from federation import storage
-from federation.models import Purpose, Round, Stage, SumChunk
-from federation.services import rounds, stages
+from federation.models import Round, Stage, SumChunk
+from federation.services import stages
 from federation.services.evaluation import result_keep
 from federation.services.facts import Facts, facts_of, parameters_of
-from federation.services.mail import Mail
-from federation.services.stepping import front_of, growing, growing_path, write_at
+from federation.services.models import front_of
+from federation.services.stepping import growing, growing_path, write_at
 from federation.services.summing import sum_fail
+from federation.services.verifying import sum_sketch
 from federation.services.work import removal_forget
 from federation.storage import Damaged, make_durable, model_path, read_chunk
 from portal.keys import answer_key
 from protocol import canonical
 from protocol.evaluation import Evaluation, EvaluationError, decode_tail
 from protocol.model_state import Front, header_bytes
+from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.scales import Maxima
 from protocol.secure_aggregation.words import signed, unpack
 from protocol.signing import sign_envelope
@@ -51,6 +53,7 @@ def sum_finish(item: Round) -> None:
     """Finish the sum of a round whose pieces are all there; does nothing where another process did it first."""
     facts = facts_of(item.manifest_digest)
     try:
+        sum_sketch(item)
         made = _make(item)
     except Damaged:
         # A piece of the sum itself: it can be made again from the updates.
@@ -58,6 +61,9 @@ def sum_finish(item: Round) -> None:
         raise
     except EvaluationError as error:
         sum_fail(item.key, code="SUM_NOT_VALID", sentence=str(error))
+        return
+    except ProtocolViolation as error:
+        sum_fail(item.key, code=error.code, sentence=error.sentence)
         return
     finally:
         removal_forget(item)
@@ -142,10 +148,4 @@ def _publish(key: str, made: Made, facts: Facts) -> None:
         "sum_digest": made.sum_digest,
         "next_model_digest": made.model_digest,
     }
-    if item.purpose == Purpose.TRAIN:
-        stages.round_move(item, to=Stage.STATE, facts=facts, wake=item.members or (), now=now, **fields)
-        return
-    Round.objects.filter(pk=item.pk, stage=Stage.SUM).update(**fields)
-    for name, value in fields.items():
-        setattr(item, name, value)
-    rounds.round_finish(item, mail=Mail(()), facts=facts, now=now)
+    stages.round_move(item, to=Stage.NONCE, facts=facts, wake=item.members or (), now=now, **fields)

@@ -27,6 +27,7 @@ from federation.services.mail import Letter, Mail, read_mail
 from organisations.models import Silo
 from portal.actors import Subject, silo_actor
 from protocol import messages
+from protocol.secure_aggregation import checks
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.signing import Envelope, SignatureError
 
@@ -36,7 +37,11 @@ TAKES: Mapping[str, Stage] = {
     "ready": Stage.READY,
     "update": Stage.UPDATE,
     "list": Stage.LIST,
+    "sketch": Stage.SKETCH,
+    "second": Stage.SECOND,
     "unmask": Stage.UNMASK,
+    "nonce": Stage.NONCE,
+    "check": Stage.CHECK,
     "state": Stage.STATE,
 }
 """Kind of message -> the stage that waits for it."""
@@ -47,17 +52,26 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "ready": ("keys", "ready", "bundles", "refusal"),
     "update": ("keys", "ready", "update", "refusal"),
     "list": ("keys", "ready", "update", "list", "refusal"),
-    "unmask": ("keys", "ready", "update", "list", "unmask", "refusal"),
-    "state": ("state", "refusal"),
+    "sketch": ("keys", "ready", "list", "sketch", "refusal"),
+    "second": ("keys", "ready", "list", "sketch", "second", "refusal"),
+    "unmask": ("keys", "ready", "list", "second", "unmask", "refusal"),
+    "nonce": ("keys", "ready", "list", "second", "nonce", "refusal"),
+    "check": ("keys", "ready", "list", "second", "nonce", "check", "refusal"),
+    "state": ("check", "state", "refusal"),
     "metrics": ("metrics",),
 }
 """Kind of message -> the kinds that are read to check it and to go on."""
 
 KINDS = frozenset({*NEEDS, "refusal"})
 """All kinds that `message_receive` takes."""
-ORDER = (Stage.KEYS, Stage.BUNDLES, Stage.READY, Stage.UPDATE, Stage.LIST, Stage.UNMASK, Stage.SUM, Stage.STATE)
-LATE = ("list", "unmask", "state")
-"""These stages go on at t answers; what comes after is checked, kept and marked late."""
+ORDER = (
+    *(Stage.KEYS, Stage.BUNDLES, Stage.READY, Stage.UPDATE, Stage.LIST, Stage.SKETCH, Stage.SECOND, Stage.UNMASK),
+    *(Stage.SUM, Stage.NONCE, Stage.CHECK, Stage.STATE),
+)
+LATE = ("list", "sketch", "second", "unmask", "nonce", "check", "state")
+"""These stages may go on without some; what comes after is checked, kept and marked late, and is never relayed."""
+LEAVES = {"sketch": 2048, "check": 8}
+"""Bytes of what these messages tell about an update."""
 
 
 class Reception(NamedTuple):
@@ -145,7 +159,7 @@ def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, fac
     try:
         if kind == "keys":
             sender = coordinator.check_keys(signed)
-        elif kind in ("bundles", "ready", "update", "list", "unmask"):
+        elif kind not in ("state", "refusal", "metrics"):
             if silo.name not in (item.roster or ()):
                 raise not_yours(f"The roster of round {item.key}")
             sender = _check_in_roster(item, kind, signed, mail)
@@ -172,10 +186,22 @@ def _check_in_roster(item: Round, kind: str, signed: Envelope, mail: Mail) -> st
     ready = mail.envelopes("ready", item.ready_set)
     if kind == "update":
         return coordinator.check_update(roster, ready, signed)
-    updates = mail.envelopes("update", item.members)
     if kind == "list":
-        return coordinator.check_list(roster, ready, updates, signed)
-    return coordinator.check_unmask(roster, ready, mail.envelopes("list"), signed)
+        return coordinator.check_list(roster, ready, mail.envelopes("update", item.first_list), signed)
+    lists, seconds = mail.envelopes("list"), mail.envelopes("second")
+    if kind == "sketch":
+        return coordinator.check_sketch(roster, ready, lists, signed)
+    if kind == "second":
+        checks.terms_of(coordinator.parameters)
+        return coordinator.check_second(roster, ready, lists, mail.envelopes("sketch"), signed)
+    if kind == "unmask":
+        return coordinator.check_unmask(roster, ready, lists, signed, seconds)
+    final = coordinator.final(roster, ready, lists, seconds)
+    published = item.sum_digest or ""
+    if kind == "nonce":
+        return coordinator.check_nonce(roster, ready, final, published, signed)
+    nonces = coordinator.nonces(roster, ready, final, published, mail.envelopes("nonce"))
+    return coordinator.check_check(roster, final, published, nonces, signed)
 
 
 def _open(item: Round, kind: str, silo: Silo, signed: Envelope, facts: Facts) -> messages.Message:
@@ -197,6 +223,8 @@ def _note(item: Round, kind: str, silo: Silo, signed: Envelope, content: Any) ->
         parameters = parameters_of(item)
         size = sum(parameters.chunk_bytes(index) for index in range(parameters.chunk_count))
         data = {"kind": kind, "silo": silo.name, "bytes": size}
+    elif kind in LEAVES:
+        data = {"kind": kind, "silo": silo.name, "bytes": LEAVES[kind]}
     elif kind == "refusal":
         data = {"kind": kind, "silo": silo.name}
     else:

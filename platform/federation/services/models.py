@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +16,16 @@ from federation.services.importing import state_blocks
 from federation.storage import AtomicFile, model_path
 from organisations.models import Silo
 from protocol.canonical import is_digest
-from protocol.model_state import ModelState
+from protocol.model_state import Front, ModelState, read_front
 
 PIECE = 4 << 20
 """Bytes of one piece of a model on the wire."""
+
+
+@lru_cache(maxsize=8)
+def front_of(digest: str) -> Front:
+    """The front of a model that is stored under its digest, so that it never changes. Raises StateError, OSError."""
+    return read_front(model_path(digest))
 
 
 def model_keep(*, item: Round, digest: str, length: int, states: list[dict[str, Any]]) -> GlobalModel:

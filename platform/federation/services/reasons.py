@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from federation.services.facts import Facts
 from federation.services.mail import Mail
 from protocol import messages
+from protocol.secure_aggregation import sketch
+
+SKETCH_REASONS: Mapping[str, str] = {
+    sketch.OVER_BOUND: (
+        "Its update is longer than the study allows: its node did not shorten it. It was left out before the unmasking, so "
+        "nothing of it is in the sum."
+    ),
+    sketch.ABOVE_OTHERS: (
+        f"Its update is more than {float(sketch.ABOVE):g} times as long as the middle one of all hospitals. It was left out "
+        "before the unmasking, so nothing of it is in the sum."
+    ),
+    sketch.BELOW_OTHERS: (
+        f"Its update is less than {float(sketch.BELOW):g} times as long as the middle one of all hospitals: empty, or "
+        "nearly. It was left out before the unmasking, so nothing of it is in the sum."
+    ),
+    "SKETCH_MISSING": "It showed no sketch of its update in time, so it was left out and nothing of it is in the sum.",
+}
+"""Why a hospital fell out at the sketch check, by code."""
+CHECK_MISSING = "Its check word is missing, so the sum stands unverified, as the study's plan allows."
 
 
 def too_few(least: int, what: str, mail: Mail, facts: Facts, *, silent: Iterable[str] = ()) -> str:
@@ -15,6 +34,16 @@ def too_few(least: int, what: str, mail: Mail, facts: Facts, *, silent: Iterable
     for silo in sorted(mail.refused()):
         sentences.append(f"{hospital(silo, facts)} refused: {refusal_words(mail, silo)}")
     for silo in sorted(set(silent) - mail.refused()):
+        sentences.append(f"{hospital(silo, facts)} did not answer in time.")
+    return " ".join(sentences)
+
+
+def check_missing(missing: Iterable[str], mail: Mail, facts: Facts) -> str:
+    """Whose check words are missing, and why that ends the round."""
+    sentences = [f"The check words of {', '.join(sorted(missing))} are missing; without them the sum is not believed."]
+    for silo in sorted(set(missing) & mail.refused()):
+        sentences.append(f"{hospital(silo, facts)} refused: {refusal_words(mail, silo)}")
+    for silo in sorted(set(missing) - mail.refused()):
         sentences.append(f"{hospital(silo, facts)} did not answer in time.")
     return " ".join(sentences)
 

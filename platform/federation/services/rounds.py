@@ -22,9 +22,11 @@ from federation.services import stages, stopping
 from federation.services.facts import Facts, facts_of
 from federation.services.mail import Mail
 from federation.services.models import model_keep
+from federation.services.sketches import left_out
 from governance import services
 from governance.models import Manifest, Study, StudyState
 from portal.actors import SYSTEM, Subject
+from protocol.participation import draw
 
 
 class Next(NamedTuple):
@@ -97,8 +99,10 @@ def study_continue(study_id: str, *, last: Round | None, now: datetime) -> Round
 def round_announce(
     *, study: Study, manifest: Manifest, coming: Next, silos: Mapping[str, Any], facts: Facts, now: datetime
 ) -> Round:
-    """Write the round and its seats, and wake the silos. `silos`: name -> primary key of those that are asked."""
+    """Write the round and its seats, and wake the silos. `silos`: name -> primary key of those that may be asked."""
     names = sorted(silos)
+    if coming.purpose == Purpose.TRAIN and coming.model is not None:
+        names = list(draw(silos, count=facts.drawn, model=coming.model.digest, round_number=coming.number))
     item = Round(
         study=study,
         manifest_id=manifest.pk,
@@ -134,41 +138,56 @@ def round_announce(
 
 
 def round_finish(
-    item: Round, *, mail: Mail, facts: Facts, now: datetime, signers: Collection[str] = (), length: int | None = None
+    item: Round,
+    *,
+    mail: Mail,
+    facts: Facts,
+    now: datetime,
+    signers: Collection[str] = (),
+    length: int | None = None,
+    **fields: Any,
 ) -> bool:
     """End a round well: keep the model that `signers` signed, forget the pieces, announce what comes next.
 
-    `length`: of the next model where it is not that of the model that came in. False where another process was first.
+    `length`: of the next model where it is not that of the model that came in. `fields`: further columns. False where
+    another process was first.
     """
     size = _received(item)
     digest = item.next_model_digest
-    changes = {"bytes_up": size, "next_model_digest": digest}
+    changes = {"bytes_up": size, "next_model_digest": digest, **fields}
     if not stages.round_move(item, to=Stage.FINISHED, facts=facts, wake=item.announced, now=now, **changes):
         return False
     StudyRun.objects.filter(study=item.study_id, failures_in_row__gt=0).update(failures_in_row=0)
     if digest is not None:
         states = [mail.envelope("state", silo).as_dict() for silo in sorted(signers)]
         model_keep(item=item, digest=digest, length=item.model_length if length is None else length, states=states)
-    names = {"manifest": item.manifest_digest, "model": item.model_digest, "sum": item.sum_digest, "next": digest}
+    names = {"model": item.model_digest, "sum": item.sum_digest, "next": digest}
     record(
         type="round.finished",
         actor=SYSTEM,
         subject=Subject("round", item.key, item.manifest_digest),
-        refs={name: value for name, value in names.items() if value},
-        data={"purpose": str(item.purpose), "members": item.members or [], "signers": sorted(signers), "bytes": size},
+        refs=_refs(item) | {name: value for name, value in names.items() if value},
+        data={
+            "purpose": str(item.purpose),
+            "members": item.members or [],
+            "signers": sorted(signers),
+            "bytes": size,
+            "verified": item.verified,
+            "left_out": left_out(item.sketches),
+        },
     )
     study_continue(item.study_id, last=item, now=now)
     forget_chunks(item, also_sum=item.purpose != Purpose.TRAIN)
     return True
 
 
-def round_fail(item: Round, *, code: str, sentence: str, facts: Facts, now: datetime) -> bool:
+def round_fail(item: Round, *, code: str, sentence: str, facts: Facts, now: datetime, **fields: Any) -> bool:
     """End a round badly, with a reason for people; another attempt or round follows, or the study is paused.
 
-    False where another process ended it first.
+    `fields`: further columns. False where another process ended it first.
     """
     stage = item.stage
-    changes = {"failure": {"code": code, "sentence": sentence, "stage": stage}, "bytes_up": _received(item)}
+    changes = {"failure": {"code": code, "sentence": sentence, "stage": stage}, "bytes_up": _received(item), **fields}
     if not stages.round_move(item, to=Stage.FAILED, facts=facts, wake=item.announced, now=now, **changes):
         return False
     run, _ = StudyRun.objects.get_or_create(study_id=item.study_id)
@@ -179,13 +198,19 @@ def round_fail(item: Round, *, code: str, sentence: str, facts: Facts, now: date
         subject=Subject("round", item.key, item.manifest_digest),
         outcome="failure",
         reasons=(code,),
-        refs={"manifest": item.manifest_digest},
-        data={"stage": str(stage), "purpose": str(item.purpose)},
+        refs=_refs(item),
+        data={"stage": str(stage), "purpose": str(item.purpose), "left_out": left_out(item.sketches)},
         private={"sentence": sentence},
     )
     study_continue(item.study_id, last=item, now=now)
     forget_chunks(item, also_sum=True)
     return True
+
+
+def _refs(item: Round) -> dict[str, str]:
+    """What the entry of a round's end names in any case: the manifest, and the digest of all sketches."""
+    sketches = {"sketches": item.sketches["digest"]} if item.sketches else {}
+    return {"manifest": item.manifest_digest, **sketches}
 
 
 def _received(item: Round) -> int:

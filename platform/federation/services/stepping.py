@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ import numpy as np
 from federation import conf
 from federation.models import Round
 from federation.services.facts import facts_of, parameters_of
+from federation.services.models import front_of
 from federation.storage import StorageFull, is_full, model_path
-from protocol.model_state import BLOCK, Front, read_front, stretches
+from protocol.model_state import BLOCK, stretches
 from protocol.secure_aggregation.scales import cut
 from protocol.secure_aggregation.words import Lanes
 from protocol.server_step import apply, check_range
@@ -28,12 +28,6 @@ from protocol.server_step import apply, check_range
 def growing_path(round_key: str) -> Path:
     """Where the next model of a round grows."""
     return conf.model_folder() / f".next-{round_key}"
-
-
-@lru_cache(maxsize=8)
-def front_of(digest: str) -> Front:
-    """The front of a model that is stored under its digest, so that it never changes."""
-    return read_front(model_path(digest))
 
 
 def step_piece(item: Round, index: int, summed: Lanes) -> None:

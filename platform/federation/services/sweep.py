@@ -1,4 +1,4 @@
-"""Once a second: rounds whose deadline has passed, whose missing silos are lost, or whose sum was never made; and
+"""Once a second: rounds whose deadline has passed, whose missing silos are lost, or whose sum was never made or checked; and
 studies that run without a round.
 
 Everything else happens in the transaction that stores a message; the sweep is for what no message tells.

@@ -1,10 +1,12 @@
-"""Who makes the sum: at once in this process where it is small, else one task a piece.
+"""Who makes the sum and checks it: this process at once where it is small, else tasks, for the sum one a piece.
 
 Nothing depends on a task arriving: a sum that is not done after a while is sent again by the sweep, and every part of
 the work may run twice.
 """
 
 from __future__ import annotations
+
+from datetime import datetime, timedelta
 
 from django.db import transaction
 
@@ -15,7 +17,7 @@ from federation.services.mail import Mail, read_mail
 from federation.services.stages import now
 from protocol.secure_aggregation.coordinator import Removal
 
-UNMASKING = ("keys", "ready", "update", "list", "unmask")
+UNMASKING = ("keys", "ready", "list", "second", "unmask")
 
 _removals: dict[str, Removal] = {}
 
@@ -34,6 +36,7 @@ def removal_of(item: Round, mail: Mail | None = None) -> Removal:
             mail.envelopes("ready", item.ready_set),
             mail.envelopes("list"),
             mail.envelopes("unmask"),
+            mail.envelopes("second"),
         )
         while len(_removals) >= 4:
             _removals.pop(next(iter(_removals)), None)
@@ -63,6 +66,16 @@ def work_send(item: Round) -> None:
     transaction.on_commit(lambda: _tasks(key, missing), robust=True)
 
 
+def check_send(item: Round, present: datetime) -> None:
+    """On commit: have the published sum held against the check words, unless that was sent a moment ago."""
+    if item.worked_at is not None and item.worked_at > present - timedelta(seconds=conf.sum_again_after()):
+        return
+    key, parameters = item.key, parameters_of(item)
+    Round.objects.filter(pk=item.pk).update(worked_at=present)
+    small = parameters.words + parameters.tail <= conf.inline_words()
+    transaction.on_commit(lambda: _check(key, small), robust=True)
+
+
 def work_do(key: str) -> None:
     """The whole sum in this process."""
     from federation.services.finishing import sum_finish
@@ -73,6 +86,12 @@ def work_do(key: str) -> None:
         return
     if all(sum_chunk_try(item, index) for index in range(parameters_of(item).chunk_count)):
         sum_finish(item)
+
+
+def _check(key: str, small: bool) -> None:
+    from federation import tasks
+
+    tasks.check_sum(key) if small else tasks.check_sum.delay(key)
 
 
 def _first(key: str) -> None:

@@ -24,7 +24,8 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
-from protocol.secure_aggregation.words import lane, packed_bytes, unpack
+from protocol.secure_aggregation.parameters import SketchTerms
+from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
 
@@ -66,6 +67,8 @@ class PlayedSilo:
         self.rounds: dict[str, SiloRound] = {}
         self.announced: dict[str, dict[str, Any]] = {}
         self.words: dict[str, np.ndarray] = {}
+        self.published: dict[str, dict[str, Any]] = {}
+        self.verified: dict[str, bool] = {}
         self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
@@ -113,6 +116,13 @@ class PlayedSilo:
 
     def parameters(self, task: dict[str, Any]) -> RoundParameters:
         manifest = self.network.manifest
+        aggregation = manifest.aggregation
+        words = task["model_length"] if task["purpose"] == "train" else 0
+        weights = {each.silo: each.weight for each in manifest.participants}
+        terms, state = None, self.states.get(task["model"])
+        if aggregation.sketch and words and state is not None:
+            segments = manifest.fixed_point().segments(state.table, state.scales)
+            terms = SketchTerms(weights, aggregation.clip_norm, segments)
         return RoundParameters(
             study=task["study"],
             manifest=task["manifest"],
@@ -120,11 +130,13 @@ class PlayedSilo:
             attempt=task["attempt"],
             model=task["model"],
             participants=manifest.public_keys(),
-            min_roster=manifest.aggregation.min_roster,
-            min_participants=manifest.aggregation.min_participants,
-            words=task["model_length"] if task["purpose"] == "train" else 0,
+            min_roster=aggregation.min_roster,
+            min_participants=aggregation.min_participants,
+            words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=self.network.manifest.aggregation.word_bits,
+            word_bits=aggregation.word_bits,
+            sketch=terms,
+            unverified=aggregation.check_words == "optional",
         )
 
     def on_announce(self, task: dict[str, Any]) -> None:
@@ -132,6 +144,9 @@ class PlayedSilo:
         if key in self.announced:
             return
         self.announced[key] = task
+        if task["model"] is not None and task["model"] not in self.states:
+            body = self.ask("GET", f"models/{task['model']}").body
+            self.states[task["model"]] = ModelState.from_bytes(body)
         machine = self.rounds[key] = SiloRound(
             self.parameters(task), silo=self.name, key=self.key, journal=self.journal
         )
@@ -143,9 +158,6 @@ class PlayedSilo:
             self.post(key, "state", machine.sign_state(state.digest, self.network.table))
         else:
             assert len(task["states"]) >= 3, "an announcement carries t signed states of its model"
-            if task["model"] not in self.states:
-                body = self.ask("GET", f"models/{task['model']}").body
-                self.states[task["model"]] = ModelState.from_bytes(body)
             self.post(key, "keys", machine.keys())
 
     def first_state(self) -> ModelState:
@@ -203,7 +215,8 @@ class PlayedSilo:
         rng = np.random.default_rng([d, *self.name.encode(), *key.encode()])
         fixed = self.network.manifest.fixed_point()
         (bound,) = {fixed.bound(bits) * 2**bits for _, bits in fixed.segments(*self.of_model(key))} if d else {1}
-        words = rng.integers(-min(5000, int(bound)), min(5000, int(bound)), d).astype(lane(fixed.word_bits))
+        bound = min(5000, int(self.network.update_bound * bound))
+        words = rng.integers(-bound, bound, d).astype(lane(fixed.word_bits))
         bins = self.network.manifest.plan.evaluation.bins
         histograms = np.ones((2, bins), dtype=np.int64)
         if self.auc is None:
@@ -221,17 +234,46 @@ class PlayedSilo:
         machine = self.rounds[task["round"]]
         self.post(task["round"], "list", machine.sign_list(map(Envelope.from_dict, task["updates"])))
 
+    def on_sketch(self, task: dict[str, Any]) -> None:
+        machine = self.rounds[task["round"]]
+        self.post(task["round"], "sketch", machine.show_sketch(map(Envelope.from_dict, task["lists"])))
+
+    def on_second(self, task: dict[str, Any]) -> None:
+        machine = self.rounds[task["round"]]
+        self.post(task["round"], "second", machine.sign_second(map(Envelope.from_dict, task["sketches"])))
+
     def on_unmask(self, task: dict[str, Any]) -> None:
         machine = self.rounds[task["round"]]
-        self.post(task["round"], "unmask", machine.unmask(map(Envelope.from_dict, task["lists"])))
+        self.post(task["round"], "unmask", machine.unmask(*self.lists(task)))
+
+    def lists(self, task: dict[str, Any]) -> list[list[Envelope]]:
+        return [[Envelope.from_dict(each) for each in task[kind]] for kind in ("lists", "seconds")]
 
     def on_sum(self, task: dict[str, Any]) -> None:
-        key, facts = task["round"], task["sum"]
+        key, facts, machine = task["round"], task["sum"], self.rounds[task["round"]]
+        assert list(machine.agree(*self.lists(task))) == facts["members"]
+        self.published[key] = facts
+        if self.post(key, "nonce", machine.open_nonce(facts["digest"])) is not None:
+            self.fetch(key)
+
+    def fetch(self, key: str) -> bytes:
+        facts = self.published[key]
         body = b"".join(self.ask("GET", f"rounds/{key}/sum", query=f"chunk={k}").body for k in range(facts["chunks"]))
         assert digest(body) == facts["digest"], "the published sum has the digest that the portal signed"
+        return body
+
+    def on_check(self, task: dict[str, Any]) -> None:
+        key = task["round"]
+        self.post(key, "check", self.rounds[key].send_check(map(Envelope.from_dict, task["nonces"])))
+
+    def on_state(self, task: dict[str, Any]) -> None:
+        key, facts, body = task["round"], self.published[task["round"]], self.fetch(task["round"])
         manifest = self.network.manifest
         fixed = manifest.fixed_point()
         self.sums[key] = summed = words_of(body, facts["words"], fixed.word_bits)
+        tail = np.frombuffer(body[packed_bytes(facts["words"], fixed.word_bits) :], dtype="<u8")
+        checks, plain = map(Envelope.from_dict, task["checks"]), signed(summed, fixed.word_bits)
+        self.verified[key] = self.rounds[key].verify_sum(checks, [plain], tail)
         before = self.states[self.announced[key]["model"]]
         vector = np.empty_like(before.vector)
         apply_whole(
@@ -260,6 +302,7 @@ class Network:
 
         self.table = table
         self.seed = 7
+        self.update_bound = settings.pop("update_bound", 1.0)
         names = [f"site-{number}" for number in range(1, n + 1)]
         keys = {name: SigningKey.generate() for name in names}
         self.silos = {name: PlayedSilo(self, name, key) for name, key in keys.items()}
@@ -427,9 +470,10 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "fraction_bits": settings.get("fraction_bits", 16),
             "clip_norm": settings.get("clip_norm", 10.0),
             "error_feedback": settings.get("error_feedback", False),
-            "sketch": False,
-            "check_words": "required",
+            "sketch": settings.get("sketch", False),
+            "check_words": settings.get("check_words", "required"),
             "sparse_from": 64,
+            "drawn": settings.get("drawn"),
         },
         "privacy": {"mode": "none"},
         "participants": [
@@ -442,7 +486,10 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             }
             for name, key in sorted(keys.items())
         ],
-        "limits": {"round_seconds": settings.get("round_seconds", 600), "unmask_seconds": 86400},
+        "limits": {
+            "round_seconds": settings.get("round_seconds", 600),
+            "unmask_seconds": settings.get("unmask_seconds", 86400),
+        },
         "dates": {"start": str(today), "end": str(today + timedelta(days=365))},
         "log": {"vkey": log_vkey()},
         "witnesses": {"vkeys": [], "false": 0},

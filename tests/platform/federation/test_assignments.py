@@ -44,13 +44,24 @@ def test_what_was_answered_is_not_asked_again_and_keeps_the_version(network):
 
 
 def test_the_version_changes_when_the_round_goes_on(network):
-    world = network(4)
+    world = network(4, sketch=True)
     seen = set()
-    for stage in (Stage.KEYS, Stage.BUNDLES, Stage.READY, Stage.UPDATE, Stage.LIST, Stage.UNMASK, Stage.STATE):
+    stages = [
+        Stage.KEYS,
+        Stage.BUNDLES,
+        Stage.READY,
+        Stage.UPDATE,
+        Stage.LIST,
+        Stage.SKETCH,
+        Stage.SECOND,
+        Stage.UNMASK,
+    ]
+    stages += [Stage.NONCE, Stage.CHECK, Stage.STATE]
+    for stage in stages:
         if world.round.stage != stage or world.round.purpose != Purpose.TRAIN:
             world.play(until=at(stage))
         seen.add(assignments_for(world.silos["site-1"].row)[0])
-    assert len(seen) == 7
+    assert len(seen) == 11
 
 
 def test_an_announcement_carries_the_approvals_proof_and_t_signed_states(network):

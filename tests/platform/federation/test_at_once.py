@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from django.db import connections
 
 from evidence.models import Entry
@@ -24,8 +25,9 @@ def together(world, functions):
         return [future.result() for future in [pool.submit(run, function) for function in functions]]
 
 
-def test_a_study_whose_silos_all_act_at_once_ends_with_exact_sums(network):
-    world = network(4, max_rounds=2)
+@pytest.mark.parametrize("sketch", [False, True])
+def test_a_study_whose_silos_all_act_at_once_ends_with_exact_sums(network, sketch):
+    world = network(4, max_rounds=2, sketch=sketch)
     checked = set()
     while any(together(world, [silo.act for silo in world.silos.values()])):
         item = world.round
@@ -39,6 +41,7 @@ def test_a_study_whose_silos_all_act_at_once_ends_with_exact_sums(network):
         for type in ("round.started", "round.finished"):
             assert Entry.objects.filter(type=type, subject_id=item.key).count() == 1
     assert checked
+    assert [item.verified for item in world.rounds] == [None, True, True, True]
 
 
 def test_the_same_piece_sent_twice_at_once_is_kept_once(network):

@@ -7,7 +7,9 @@ import pytest
 
 from evidence.models import Entry
 from federation.models import GlobalModel, Purpose, RoundResult, Stage, StudyRun, SumChunk
-from protocol.model_state import ModelState
+from federation.storage import model_path
+from protocol.canonical import decode
+from protocol.model_state import ModelState, TensorSpec, read_front
 from protocol.secure_aggregation.words import packed_bytes, signed
 
 
@@ -33,11 +35,17 @@ def test_the_published_sum_is_the_exact_sum_of_the_members_updates(network):
     assert np.array_equal(world.stored_sum(item), world.plain_sum(item.key, item.members))
 
 
+@pytest.mark.parametrize("sketch", [False, True])
 @pytest.mark.parametrize(("word_bits", "fraction_bits"), [(24, 12), (16, 6), (12, 4)])
-def test_a_study_with_shorter_words_has_the_exact_sum_and_the_same_model_everywhere(network, word_bits, fraction_bits):
-    world = network(4, max_rounds=1, word_bits=word_bits, fraction_bits=fraction_bits)
+def test_a_study_with_shorter_words_has_the_exact_sum_and_the_same_model_everywhere(
+    network, word_bits, fraction_bits, sketch
+):
+    # Random words are longer than the bound for which these have the range; no hospital would send them with a sketch.
+    spread = {"update_bound": 0.05} if sketch else {}
+    world = network(4, max_rounds=1, word_bits=word_bits, fraction_bits=fraction_bits, sketch=sketch, **spread)
     world.play()
     (item,) = (item for item in world.rounds if item.purpose == Purpose.TRAIN)
+    assert item.verified is True
     plain = world.plain_sum(item.key, item.members)
     assert SumChunk.objects.get(round=item, index=0).size == packed_bytes(len(plain), word_bits)
     found = [silo.sums[item.key] for silo in world.silos.values() if item.key in silo.sums]
@@ -107,10 +115,13 @@ def test_each_round_leaves_its_entries_in_the_log(network):
     world = network(4, max_rounds=1)
     world.play()
     train = world.rounds[1]
-    types = list(Entry.objects.filter(subject_id=train.key).order_by("id").values_list("type", flat=True))
+    entries = Entry.objects.filter(subject_id=train.key).order_by("id")
+    types = [entry.type for entry in entries]
     assert types[0] == "round.started"
     assert types[-1] == "round.finished"
-    assert types.count("update.exported") == 4
+    left = [decode(bytes(entry.record))["data"] for entry in entries if entry.type == "update.exported"]
+    assert [row["kind"] for row in left] == ["update"] * 4 + ["check"] * 4
+    assert {row["bytes"] for row in left if row["kind"] == "check"} == {8}
 
 
 def test_the_masked_updates_are_gone_when_the_round_is_over(network, settings):
@@ -137,3 +148,29 @@ def test_no_gain_any_more_ends_the_training_early(network):
     assert world.state == "completed"
     assert [item.purpose for item in world.rounds].count(Purpose.TRAIN) == 3
     assert StudyRun.objects.get(study=world.study).stop_cause == "plateau"
+
+
+OPEN_TABLE = (
+    TensorSpec("stem.weight", (4, 5), "frozen"),
+    TensorSpec("layer.weight", (8, 16)),
+    TensorSpec("layer.bias", (8,)),
+    TensorSpec("norm.mean", (4,), "local"),
+    TensorSpec("head.weight", (3, 8)),
+)
+
+
+@pytest.mark.parametrize("sketch", [False, True])
+def test_a_study_whose_scales_follow_the_sum_has_the_same_model_and_scales_everywhere(network, sketch):
+    settings = {"word_bits": 16, "fraction_bits": None, "error_feedback": True, "sketch": sketch, "update_bound": 0.02}
+    world = network(4, max_rounds=3, table=OPEN_TABLE, **settings)
+    world.play()
+    assert world.state == "completed"
+    models = [GlobalModel.objects.get(study=world.study, number=number) for number in range(4)]
+    front = [read_front(model_path(model.digest)) for model in models]
+    assert {len(each.header) for each in front} == {len(front[0].header)}
+    assert front[0].scales == world.manifest.fixed_point().initial(OPEN_TABLE)
+    assert len({each.scales for each in front}) > 1
+    frozen = [ModelState.load(model_path(model.digest)).tensor("stem.weight").tobytes() for model in models]
+    assert len(set(frozen)) == 1
+    assert all(models[-1].digest in silo.states for silo in world.silos.values())
+    assert {model.length for model in models} == {8 * 16 + 8 + 24}

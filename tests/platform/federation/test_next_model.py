@@ -41,7 +41,6 @@ TABLE = (
 def at_sum(network, monkeypatch):
     """at_sum(**settings) -> (world, the training round, as if its four members' updates had come)."""
     monkeypatch.setattr(layout, "CHUNK_WORDS", PIECE)
-    stepping.front_of.cache_clear()
 
     def make(**settings: Any) -> tuple[Any, Any]:
         world = network(4, table=TABLE, **settings)

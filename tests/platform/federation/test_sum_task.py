@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from django.db import connections
 from django.utils import timezone
 
+from evidence.models import Entry
 from federation import tasks
 from federation.models import GlobalModel, Purpose, Stage, SumChunk
 from federation.services.sweep import sweep
+from federation.services.verifying import sum_sketch
 from federation.storage import SUM, chunk_path
 from portal.celery import app as celery
+from protocol.messages import Check, seal
 from protocol.model_state import TensorSpec
 from protocol.secure_aggregation import CHUNK_WORDS
+from protocol.signing import Envelope
 
 WORDS = 2 * CHUNK_WORDS + 1000
 
 
 @pytest.fixture
-def unsummed(network, settings):
+def unsummed(network, settings, request):
     """A round of three pieces and a tail in the stage `sum`, whose tasks were lost with the broker."""
     settings.FEDERATION_INLINE_WORDS = 0
-    world = network(4, max_rounds=1, table=(TensorSpec("layer.weight", (WORDS // 8, 8)),))
+    table = (TensorSpec("layer.weight", (WORDS // 8, 8)),)
+    # The bound is that of a sum of four within 32 bits; an update of random words of this length is longer.
+    world = network(4, max_rounds=1, table=table, sketch=getattr(request, "param", False), clip_norm=1000.0)
     world.play(until=lambda w: w.round.purpose == Purpose.TRAIN)
     celery.conf.task_always_eager = False  # what is sent now lies in the broker, and nobody works
     world.play(until=lambda w: w.rounds[1].stage == Stage.SUM)
     assert world.round.stage == Stage.SUM
     return world
+
+
+@pytest.fixture
+def unchecked(unsummed):
+    """The same round in the stage `check`, with all check words; the task that holds the sum against them was lost."""
+    for index in range(4):
+        tasks.sum_chunk(unsummed.round.key, index)
+    unsummed.play(until=lambda w: w.round.messages.filter(kind="check").count() == 4)
+    assert unsummed.round.stage == Stage.CHECK
+    return unsummed
 
 
 def test_pieces_in_any_order_give_the_exact_sum(unsummed):
@@ -38,7 +57,7 @@ def test_pieces_in_any_order_give_the_exact_sum(unsummed):
         assert unsummed.round.stage == Stage.SUM
         tasks.sum_chunk(item.key, index)
     item = unsummed.round
-    assert item.stage == Stage.STATE
+    assert item.stage == Stage.NONCE
     assert np.array_equal(unsummed.stored_sum(item), unsummed.plain_sum(item.key, item.members))
     celery.conf.task_always_eager = True
     unsummed.play()
@@ -52,7 +71,7 @@ def test_a_task_that_runs_twice_changes_nothing(unsummed):
     for index in (0, 0, 1, 1, 2, 3, 3, 0):
         tasks.sum_chunk(key, index)
     tasks.finish_sum(key)
-    assert unsummed.rounds[1].stage == Stage.STATE
+    assert unsummed.rounds[1].stage == Stage.NONCE
     assert SumChunk.objects.filter(round=unsummed.rounds[1]).count() == 4
 
 
@@ -62,7 +81,7 @@ def test_tasks_that_the_broker_lost_are_made_again_from_the_database(unsummed, e
     sweep(timezone.now() + timedelta(seconds=5))
     assert unsummed.round.stage == Stage.SUM, "they may still be under way"
     sweep(timezone.now() + timedelta(seconds=60))
-    assert unsummed.round.stage == Stage.STATE
+    assert unsummed.round.stage == Stage.NONCE
 
 
 def test_a_piece_of_the_sum_that_was_damaged_is_made_again(unsummed):
@@ -75,7 +94,7 @@ def test_a_piece_of_the_sum_that_was_damaged_is_made_again(unsummed):
     for index in range(4):
         tasks.sum_chunk(key, index)
     item = unsummed.round
-    assert item.stage == Stage.STATE
+    assert item.stage == Stage.NONCE
     assert np.array_equal(unsummed.stored_sum(item), unsummed.plain_sum(item.key, item.members))
 
 
@@ -127,5 +146,86 @@ def test_the_memory_of_a_sum_does_not_grow_with_model_or_silos(unsummed):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert unsummed.round.stage == Stage.STATE
+    assert unsummed.round.stage == Stage.NONCE
     assert peak < 5 * 4 * CHUNK_WORDS, f"{peak / 1e6:.0f} MB for pieces of 4 MiB"
+
+
+def test_a_large_sum_is_checked_by_a_task_that_may_run_twice(unchecked):
+    item = unchecked.round
+    tasks.check_sum(item.key)
+    tasks.check_sum(item.key)
+    item = unchecked.round
+    assert (item.stage, item.verified) == (Stage.STATE, True)
+    assert unchecked.state == "running"
+
+
+def test_two_workers_that_check_at_once_move_the_round_once(unchecked):
+    key = unchecked.round.key
+    _together([lambda: tasks.check_sum(key)] * 3)
+    assert (unchecked.round.stage, unchecked.round.verified) == (Stage.STATE, True)
+
+
+def test_two_workers_that_find_a_sum_false_fail_the_round_once(unchecked):
+    item = unchecked.round
+    item.messages.filter(kind="check", silo__name="site-2").update(
+        envelope=_other_word(unchecked.silos["site-2"], item.messages.get(kind="check", silo__name="site-2").envelope)
+    )
+    _together([lambda: tasks.check_sum(item.key)] * 3)
+    assert unchecked.rounds[1].failure["code"] == "SUM_NOT_TRUE"
+    assert Entry.objects.filter(type="round.failed", subject_id=item.key).count() == 1
+    assert [each.number for each in unchecked.rounds] == [0, 1, 2]
+
+
+def _other_word(silo, envelope):
+    """The same check message with another word, signed by the silo."""
+    message = Check.parse(Envelope.from_dict(envelope).payload)
+    return seal(replace(message, word=bytes(8)), silo.key).as_dict()
+
+
+def test_a_check_that_the_broker_lost_is_made_again_from_the_database(unchecked):
+    celery.conf.task_always_eager = True
+    sweep(timezone.now() + timedelta(seconds=15))
+    assert unchecked.round.stage == Stage.CHECK, "it may still be under way"
+    sweep(timezone.now() + timedelta(seconds=60))
+    assert (unchecked.round.stage, unchecked.round.verified) == (Stage.STATE, True)
+
+
+def test_a_check_before_the_last_check_word_does_nothing(unchecked):
+    item = unchecked.round
+    item.messages.filter(kind="check", silo__name="site-2").update(late=True)
+    tasks.check_sum(item.key)
+    assert unchecked.round.stage == Stage.CHECK
+
+
+def test_a_published_sum_that_was_damaged_fails_the_round(unchecked):
+    item = unchecked.round
+    chunk_path(item.key, SUM, 1).write_bytes(b"not the sum")
+    tasks.check_sum(item.key)
+    failed = unchecked.rounds[1]
+    assert (failed.stage, failed.failure["code"]) == (Stage.FAILED, "SUM_DAMAGED")
+
+
+@pytest.mark.parametrize("unsummed", [True], indirect=True)
+def test_the_memory_of_the_checks_does_not_grow_with_the_model(unchecked):
+    item = unchecked.round
+    assert item.sketches["silos"].keys() == set(unchecked.silos)
+    tracemalloc.start()
+    try:
+        sum_sketch(item)
+        tasks.check_sum(item.key)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert unchecked.round.verified is True
+    assert peak < 7 * CHUNK_WORDS, f"{peak / 1e6:.2f} MB for pieces of 4 MiB; two pieces would be more than 8"
+
+
+def _together(functions):
+    def run(function):
+        try:
+            return function()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(max_workers=len(functions)) as pool:
+        return [future.result() for future in [pool.submit(run, function) for function in functions]]

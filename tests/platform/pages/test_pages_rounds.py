@@ -30,7 +30,7 @@ from protocol.initial_model import initial_state
 from protocol.model_state import ModelState, TensorSpec
 
 START = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
-KINDS = ("keys", "bundles", "ready", "update", "list", "unmask", "state", "refusal")
+KINDS = ("keys", "bundles", "ready", "update", "list", "sketch", "unmask", "nonce", "check", "state", "refusal")
 
 
 def at(seconds: float) -> datetime:
@@ -41,7 +41,15 @@ WHOLE = Track(
     "site-1",
     "North",
     entered={"gate": at(0), "training": at(0.5), "upload": at(5)},
-    sent={"keys": at(0.4), "ready": at(1), "update": at(5.5), "list": at(7), "unmask": at(8), "state": at(9)},
+    sent={
+        "keys": at(0.4),
+        "ready": at(1),
+        "update": at(5.5),
+        "list": at(7),
+        "unmask": at(8),
+        "nonce": at(8.25),
+        "state": at(9),
+    },
     member=True,
     in_roster=True,
     bytes_up=70_000,
@@ -52,7 +60,7 @@ def test_a_lane_shows_every_part_with_its_seconds():
     (lane,), extent = draw([WHOLE], started=START, now=at(20), closed=at(9))
     assert extent == 9
     assert lane.state == "done"
-    assert lane.seconds == {"gate": 0.4, "setup": 0.6, "train": 4.6, "upload": 0.5, "unmask": 1.0}
+    assert lane.seconds == {"gate": 0.4, "setup": 0.6, "train": 4.6, "upload": 0.5, "unmask": 1.0, "verify": 0.75}
     assert "training 4.6 s" in lane.spoken
 
 
@@ -61,6 +69,21 @@ def test_a_silo_that_sent_and_waits_for_others_is_not_shown_as_working():
     (lane,), _ = draw([waiting], started=START, now=at(8), closed=None)
     assert lane.state == "sent"
     assert "unmask" not in lane.seconds
+
+
+def test_a_silo_that_the_sketch_check_left_out_ends_with_its_sketch():
+    sent = {kind: WHOLE.sent[kind] for kind in ("keys", "ready", "update", "list")} | {"sketch": at(7.5)}
+    out = Track("site-1", "North", WHOLE.entered, sent, member=False, in_roster=True, fault="It was too long.")
+    (lane,), _ = draw([out], started=START, now=at(20), closed=at(9))
+    assert (lane.state, lane.sentence) == ("left out", "It was too long.")
+    assert lane.seconds["unmask"] == 0.5
+    assert "verify" not in lane.seconds
+
+
+def test_a_silo_that_opened_its_nonce_is_shown_as_checking_the_sum():
+    sent = {kind: WHOLE.sent[kind] for kind in ("keys", "ready", "update", "list", "unmask", "nonce")}
+    (lane,), _ = draw([Track("site-1", "North", {}, sent, member=True)], started=START, now=at(9), closed=None)
+    assert lane.state == "verify"
 
 
 def test_training_ends_when_the_silo_says_that_it_waits():

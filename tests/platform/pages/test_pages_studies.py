@@ -74,6 +74,18 @@ def test_a_manifests_error_stands_beside_the_field_that_it_belongs_to(study: Any
     assert Study.objects.get().draft["dates"]["end"] == "2020-01-01", "an incomplete draft is kept"
 
 
+def test_the_checks_are_chosen_on_the_form(study: Any, sign_in: Any):
+    made, _, _ = study
+    client = sign_in(made.owner)
+    fields = _form_values(_text(client.get(f"/studies/{made.pk}/edit/")))
+    fields |= {"sketch": "on", "check_words": "optional", "drawn": "9"}
+    body = _text(client.post(f"/studies/{made.pk}/edit/", fields))
+    assert "from min_roster to the number of participants" in body.partition('id="id_drawn_error"')[2][:300]
+    client.post(f"/studies/{made.pk}/edit/", fields | {"drawn": "3", "save": ""})
+    chosen = Study.objects.get().draft["aggregation"]
+    assert (chosen["sketch"], chosen["check_words"], chosen["drawn"]) == (True, "optional", 3)
+
+
 def test_the_form_gives_back_the_draft_that_it_was_filled_from(study: Any, sign_in: Any):
     made, _, _ = study
     before = made.draft
