@@ -65,9 +65,9 @@ __all__ = [
 ]
 
 
-def _named(codec: Codec) -> Any:
-    """A dataclass field with its codec."""
-    return field(metadata={"codec": codec})
+def _named(codec: Codec, *, shown: bool = True) -> Any:
+    """A dataclass field with its codec. shown: whether a repr may hold it, which a log may hold."""
+    return field(metadata={"codec": codec}, repr=shown)
 
 
 M = TypeVar("M", bound="Message")
@@ -183,7 +183,7 @@ class ListSignature(Message):
     members: tuple[str, ...] = _named(SILOS)
     ready_set: str = _named(DIGEST)
     updates: str = _named(DIGEST)
-    nonce: bytes = _named(bytes_field(32))
+    nonce: bytes = _named(bytes_field(32), shown=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +218,8 @@ class Unmask(Message):
     """7. Shares (32 bytes each): of b for the members of the list, of K for the rest of R. Never both for one silo."""
 
     STAGE = "unmask"
-    self_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32)))
-    list_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32)))
+    self_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32)), shown=False)
+    list_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32)), shown=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ class Nonce(Message):
 
     STAGE = "nonce"
     sum: str = _named(DIGEST)
-    nonce: bytes = _named(bytes_field(32))
+    nonce: bytes = _named(bytes_field(32), shown=False)
 
 
 @dataclass(frozen=True, kw_only=True)

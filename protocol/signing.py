@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from protocol.canonical import CanonicalError, b64, digest, unb64
@@ -71,7 +71,7 @@ class Envelope:
     """
 
     payload_type: str
-    payload: bytes
+    payload: bytes = field(repr=False)
     signatures: tuple[tuple[str, bytes], ...]
 
     @property

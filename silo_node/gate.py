@@ -14,7 +14,7 @@ of the blocks in `check`:
      9. The stewards' approvals hold: who, how many, for this manifest, policy and match, now, not revoked.
     10. The portal's log holds the approval, in a checkpoint that continues the last one seen here.
     11. Limits: rounds, networks, participants.
-    12. The model that goes in carries enough of the participants' signatures.
+    12. The model that goes in carries enough of the participants' signatures, and is none that came before another one.
     13. The opt-out list was loaded freshly, and the cohort of today is large enough.
 
 Each refusal is a code and a sentence that a person understands; both go to the portal, so neither names a patient or an
@@ -40,7 +40,7 @@ from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
 from silo_node import documents, opt_out_registry, pauses, portal_log
-from silo_node.announcement import Announcement, context
+from silo_node.announcement import Announcement, Origin, context
 from silo_node.config import Config
 from silo_node.errors import Refused
 from silo_node.files import read_json
@@ -138,6 +138,7 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
     # 12
     if announcement.model is not None:
         _signed_model(announcement, manifest, node)
+        _not_older(announcement, node)
     # 13
     cohort, opt_out = cohort_of_today(config, manifest, policy, approved.limits.min_cohort, now)
     return Permission(
@@ -176,6 +177,11 @@ def trained_key(study: str, model: str) -> str:
 def evaluated_key(study: str, model: str) -> str:
     """The journal's note that this silo has joined a round that only evaluates a model."""
     return f"evaluated/{study}/{model}"
+
+
+def made_key(study: str, origin: Origin) -> str:
+    """The journal's note that this silo has joined a round on a model that was made there; sorts by age."""
+    return f"made/{study}/{origin.number:010}/{origin.attempt:010}"
 
 
 def words_of(reasons: object) -> str:
@@ -288,6 +294,14 @@ def _made_in(announcement: Announcement, contexts: set[str]) -> None:
     made = context(announcement.study, origin.manifest, origin.number, origin.attempt, origin.model)
     if contexts - {made}:
         raise Refused("MODEL_NOT_SIGNED", "The model was signed in another study, or in another round than is said.")
+
+
+def _not_older(announcement: Announcement, node: Node) -> None:
+    """A study's model only goes forward. A portal that goes back to one that was left could have it trained again, beside
+    another cohort, and compare."""
+    seen = node.journal.keys(f"made/{announcement.study}/")
+    if announcement.origin is not None and seen and seen[-1] > made_key(announcement.study, announcement.origin):
+        raise Refused("MODEL_OLDER", "The model is older than one on which this silo has already worked in this study.")
 
 
 def _signers(

@@ -12,6 +12,7 @@ Implements `protocol.secure_aggregation.Journal`.
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import sqlite3
@@ -79,7 +80,7 @@ class SqliteJournal:
                 if is_disk_full(error):
                     raise DiskFull(f"no room for the journal in {self._path.parent}: nothing was sent") from error
                 raise
-            if not new and memoryview(self.get(key) or b"") != memoryview(value):
+            if not new and not hmac.compare_digest(self.get(key) or b"", value):
                 raise JournalConflict(f"{key} was decided before, and differently")
 
     def _insert(self, row: tuple[str, bytes, str | None, int]) -> bool:

@@ -1,18 +1,24 @@
-"""The published sum: believed when the pinned portal key signed it, over exactly the list that this silo signed."""
+"""The published sum: looked at when the pinned portal key signed it, over exactly the list that t silos signed.
+
+Whether it is the true sum only the check words say (sum_check.py).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Final
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol import canonical
 from protocol.canonical import CanonicalError
+from protocol.evaluation import EvaluationError, decode_tail
 from protocol.manifest import Manifest
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import RoundParameters
 from protocol.secure_aggregation.scales import Segments
 from protocol.secure_aggregation.words import Lanes, lane, unpack
@@ -20,18 +26,28 @@ from protocol.server_step import ServerStepError, check_range
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
 from silo_node.errors import AnswerNotGenuine, Refused
 from silo_node.node import Node
+from silo_node.runs import Run
 
 SUM_TYPE: Final = "application/vnd.consilium.round.sum+json"
 SCHEMA: Final = "consilium/round/sum/1"
 
 
-def check(node: Node, parameters: RoundParameters, manifest: Manifest, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The sum's facts (digest, words, tail, chunks, members, total_weight).
+class Published(NamedTuple):
+    """The sum's words. body: lanes [d], a map of a file in the round's folder. tail: uint64[t]."""
+
+    body: Lanes
+    tail: NDArray[np.uint64]
+
+
+def check(
+    node: Node, parameters: RoundParameters, manifest: Manifest, body: Mapping[str, Any], members: Sequence[str]
+) -> tuple[dict[str, Any], str]:
+    """The sum's facts (digest, words, tail, chunks, members, total_weight), and the digest of what the portal signed.
 
     1. Signed by the pinned portal key, for this attempt.
     2. The signed facts are those announced.
-    3. Over exactly the list that this silo signed, in the form that the manifest fixes.
-    Raises: ProtocolViolation SUM_NOT_SIGNED, SUM_DIFFERS, OUT_OF_STAGE.
+    3. Over exactly the list of `members` that `SiloRound.agree` accepted, in the form that the manifest fixes.
+    Raises: ProtocolViolation SUM_NOT_SIGNED, SUM_DIFFERS.
     """
     if node.pin is None:
         raise Refused("NOT_ENROLLED", "This silo is not enrolled.")
@@ -49,43 +65,43 @@ def check(node: Node, parameters: RoundParameters, manifest: Manifest, body: Map
     if signed != {**facts, "schema": SCHEMA, "ctx": parameters.ctx.hex()}:
         raise ProtocolViolation("SUM_DIFFERS", "the portal signed another sum than the one that it shows")
     # 3
-    members = _members(node, parameters)
     expected = {
         "words": parameters.words,
         "tail": parameters.tail,
         "chunks": parameters.chunk_count,
-        "members": members,
-        "total_weight": manifest.total_weight(members),
+        "members": list(members),
+        "total_weight": manifest.total_weight(list(members)),
     }
     for name, value in expected.items():
         if facts.get(name) != value:
             raise ProtocolViolation("SUM_DIFFERS", f"the published sum's {name} is not that of the signed list")
-    return facts
+    if not canonical.is_digest(facts.get("digest")):
+        raise ProtocolViolation("SUM_DIFFERS", "the published sum's digest is none")
+    return facts, envelope.digest
 
 
 def fetch(
     node: Node,
     parameters: RoundParameters,
     manifest: Manifest,
-    round_id: str,
+    run: Run,
     facts: Mapping[str, Any],
     segments: Segments,
-) -> Lanes:
-    """The body words, lanes [d], whose scales are `segments`.
+) -> Published:
+    """The words, whose scales are `segments`; piece by piece into the round's folder, so that memory stays at one piece.
 
-    1. Their bytes with the tail's have the digest that was signed.
+    1. Their bytes have the digest that was signed.
     2. No word is larger than the clipped updates of the list can add up to: a sum that the portal made up moves no weight
     further than the hospitals together may.
-    Raises: ProtocolViolation SUM_DIFFERS, SUM_OUT_OF_RANGE; AnswerNotGenuine for a piece of another length or with bits beside
-    its words; PortalError.
+    3. The tail can be a sum of that many evaluations.
+    Raises: ProtocolViolation SUM_DIFFERS, SUM_OUT_OF_RANGE; AnswerNotGenuine for a piece of another length or with bits
+    beside its words; PortalError.
     """
     # 1
-    summed = np.empty(parameters.words, dtype=lane(parameters.word_bits))
+    summed, tail = _room(run.summed, parameters), np.zeros(0, dtype="<u8")
     whole = hashlib.sha256()
     for k in range(parameters.chunk_count):
-        piece = node.egress.get(
-            f"/api/v1/rounds/{round_id}/sum", kind="sum", query={"chunk": k}, round_id=round_id
-        ).body
+        piece = node.egress.get(f"/api/v1/rounds/{run.id}/sum", kind="sum", query={"chunk": k}, round_id=run.id).body
         if len(piece) != parameters.chunk_bytes(k):
             raise AnswerNotGenuine(f"piece {k} of the sum has {len(piece)} bytes, not {parameters.chunk_bytes(k)}")
         whole.update(piece)
@@ -95,6 +111,8 @@ def fetch(
                 summed[start:stop] = unpack(piece, parameters.word_bits)
             except ValueError as error:
                 raise AnswerNotGenuine(f"piece {k} of the sum: {error}") from None
+        else:
+            tail = np.frombuffer(piece, dtype="<u8")
     if "sha256:" + whole.hexdigest() != facts["digest"]:
         raise ProtocolViolation("SUM_DIFFERS", "the sum that the portal sent is not the one that it signed")
     # 2
@@ -106,12 +124,22 @@ def fetch(
         raise ProtocolViolation(
             "SUM_OUT_OF_RANGE", f"the published sum can't be one of clipped updates: {error}"
         ) from None
-    return summed
+    # 3
+    try:
+        decode_tail(tail, len(weights))
+    except EvaluationError as error:
+        raise ProtocolViolation(
+            "SUM_OUT_OF_RANGE", f"the published sum's evaluation can't be one of its silos: {error}"
+        ) from None
+    return Published(summed, tail)
 
 
-def _members(node: Node, parameters: RoundParameters) -> list[str]:
-    """L1 as this silo signed it (or revealed shares for)."""
-    spent = StudyLedger(node.journal, parameters.study).spent(parameters.round)
-    if spent is None:
-        raise ProtocolViolation("OUT_OF_STAGE", "this silo signed no list in this round, so it can't check a sum")
-    return [str(silo) for silo in spent["members"]]
+def _room(path: Path, parameters: RoundParameters) -> Lanes:
+    """Lanes [d] in a new file. Its blocks are reserved: a write to a map on a full disk would end the process."""
+    words, kind = parameters.words, lane(parameters.word_bits)
+    if not words:
+        return np.zeros(0, dtype=kind)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "r+b") as file:
+        os.posix_fallocate(handle, 0, kind.itemsize * words)
+        return np.asarray(np.memmap(file, dtype=kind, mode="r+", shape=(words,)))

@@ -69,7 +69,12 @@ def note_round(node: Node, runner: RoundRunner, outcome: str) -> None:
         subject=("round", announcement.id, announcement.manifest),
         outcome="success" if outcome == "finished" else "failure",
         refs={"next": runner.next_model} if runner.next_model else {},
-        data={"purpose": announcement.purpose, "bytes_up": up, "bytes_down": down},
+        data={
+            "purpose": announcement.purpose,
+            "bytes_up": up,
+            "bytes_down": down,
+            **({} if runner.verified is None else {"verified": runner.verified}),
+        },
     )
     line = {
         "round": announcement.number,
@@ -81,6 +86,7 @@ def note_round(node: Node, runner: RoundRunner, outcome: str) -> None:
         "evaluate_seconds": round(runner.evaluate_seconds, 4),
         "bytes_up": up,
         "bytes_down": down,
+        "verified": runner.verified,
         "outcome": "refused" if runner.stage == "refused" else outcome,
         "ended": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from protocol import canonical
 from protocol.messages import Reason, Refusal, seal
 from silo_node import logs
 from silo_node.announcement import Announcement, context
@@ -11,12 +13,21 @@ from silo_node.errors import DiskFull, PortalRefused
 from silo_node.node import Node
 from silo_node.runs import Run
 
+Proof = Mapping[str, str | Mapping[str, str]]
+"""Digests of signed messages: of one, or of a set by who signed."""
+
 TOO_LATE: Final = frozenset({"OUT_OF_STAGE", "NOT_YOUR_STUDY"})
 """The portal's way of saying that the round went on without this message."""
 
 
-def send_refusal(node: Node, announcement: Announcement, ctx: str, reasons: list[Reason]) -> None:
-    """Say no to a round: first in the silo's own log, then to the portal. The same refusal is sent once."""
+def send_refusal(
+    node: Node, announcement: Announcement, ctx: str, reasons: list[Reason], proof: Proof | None = None
+) -> None:
+    """Say no to a round: first in the silo's own log, then to the portal. The same refusal is sent once.
+
+    proof: the signed messages that are refused. The record names each set by the digest that the protocol gives it, and
+    the single ones stand beside the log.
+    """
     run = Run(node.config.runs, announcement.id)
     said = tuple(Reason(reason.code, _without_places(node, reason.sentence)) for reason in reasons)
     message = Refusal(ctx=ctx, silo=node.config.name, roster=None, reasons=said)
@@ -30,7 +41,8 @@ def send_refusal(node: Node, announcement: Announcement, ctx: str, reasons: list
                 subject=("round", announcement.id, announcement.manifest),
                 outcome="denied",
                 reasons=[reason.code for reason in reasons],
-                private={"sentences": [reason.sentence for reason in reasons]},
+                refs={name: _digest_of(each) for name, each in (proof or {}).items()},
+                private={"sentences": [reason.sentence for reason in reasons], "messages": proof or {}},
             )
         except DiskFull as error:
             # To say no is always possible: the portal keeps the reason, and this silo's own log has it at least in text.
@@ -46,6 +58,13 @@ def send_refusal(node: Node, announcement: Announcement, ctx: str, reasons: list
     except PortalRefused as error:
         if error.code not in TOO_LATE:
             raise
+
+
+def _digest_of(each: str | Mapping[str, str]) -> str:
+    """As `sets.set_digest` where it is a set."""
+    if isinstance(each, str):
+        return each
+    return canonical.digest(canonical.encode([[signer, each[signer]] for signer in sorted(each)]))
 
 
 def _without_places(node: Node, sentence: str) -> str:

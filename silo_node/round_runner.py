@@ -3,8 +3,8 @@
     announced   the gate has said yes      -> training starts at once, our key leaves, the set-up runs while it trains
     roster, bundles, ready                 -> checked and answered by `SiloRound`; R is fixed
     trained AND ready                      -> clip, quantise, journal, mask and send chunk by chunk, sign
-    list, unmask                           -> checked and answered by `SiloRound`
-    sum                                    -> fetched, checked, server step, the next state's digest signed
+    list, sketch, second, unmask           -> checked and answered by `SiloRound`
+    sum, check, state                      -> nonce, check word, server step with the next state's digest (sum_check.py)
     closed                                 -> secrets destroyed, folder removed
 
 Every step may come twice (after a crash, or because an answer got lost): the journal gives the same bytes again. A step
@@ -23,32 +23,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.canonical import unb64
-from protocol.evaluation import encode_tail, tail_length
+from protocol.evaluation import EvaluationError, encode_tail
 from protocol.messages import Heartbeat, Metrics, Reason, seal
-from protocol.model_state import ModelState, StateError, table_from_list, update_words
+from protocol.model_state import ModelState, StateError, table_from_list
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.parameters import RoundParameters, threshold
+from protocol.secure_aggregation.parameters import threshold
 from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
 from protocol.secure_aggregation.records import Records
 from protocol.secure_aggregation.scales import ScalesError, Segments
 from protocol.secure_aggregation.silo import SiloRound
 from protocol.secure_aggregation.words import Lanes, lane
 from protocol.signing import Envelope, SignatureError
-from silo_node import error_feedback, logs, published_sum
+from silo_node import error_feedback, logs
 from silo_node.announcement import Announcement
 from silo_node.error_feedback import ErrorFeedback
 from silo_node.errors import PortalRefused, Refused
-from silo_node.gate import Permission, evaluated_key, trained_key
+from silo_node.gate import Permission, evaluated_key, made_key, trained_key
 from silo_node.model_store import ModelStore
 from silo_node.node import Node
-from silo_node.refusals import TOO_LATE, send_refusal
+from silo_node.refusals import TOO_LATE, Proof, send_refusal
+from silo_node.round_parameters import round_parameters
 from silo_node.runs import Run
+from silo_node.sum_check import SumCheck
 
 
 class RoundRunner:
     """Drives `SiloRound` for one attempt. All methods are called from the main thread; `beat` from the heartbeat's.
 
-    stage: what the silo is doing, for heartbeats and status. over: nothing more is done in this attempt.
+    stage: what the silo is doing, for heartbeats and status. over: nothing more is done in this attempt. verified: whether
+    all check words said that the sum is true; None where it was not judged.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class RoundRunner:
         self.train_seconds = 0.0
         self.evaluate_seconds = 0.0
         self.next_model: str | None = None
+        self.verified: bool | None = None
         self._node = node
         self._models = models
         self._run = Run(node.config.runs, announcement.id)
@@ -77,37 +81,25 @@ class RoundRunner:
         self._ready = False
         self._sent = False
         self._resumed = False
+        self._given: dict[str, dict[str, str]] = {}
         manifest = permission.manifest
         self._key = node.keys.silo
         self._silo: SiloRound | None = None
         self._records = Records(node.journal, announcement.study, announcement.number, announcement.attempt)
-        words = 0
         self._fixed = manifest.fixed_point()
         self._segments: Segments = ()
         self._feedback: ErrorFeedback | None = None
         if announcement.model is not None:
             state = models.ensure(announcement.model, node.egress, round_id=self.id)
             if announcement.purpose == "train":
-                words = update_words(state.table)
                 self._segments = self._scales(state)
                 if manifest.aggregation.error_feedback:
                     of = error_feedback.names(announcement.manifest, state.table)
                     self._feedback = ErrorFeedback(node.config.feedback, announcement.study, of)
             else:
                 error_feedback.forget(node.config.feedback, announcement.study)  # nothing is trained any more
-        self.parameters = RoundParameters(
-            study=announcement.study,
-            manifest=announcement.manifest,
-            round=announcement.number,
-            attempt=announcement.attempt,
-            model=announcement.model,
-            participants=manifest.public_keys(),
-            min_roster=manifest.aggregation.min_roster,
-            min_participants=manifest.aggregation.min_participants,
-            words=words,
-            tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=manifest.aggregation.word_bits,
-        )
+        self.parameters = round_parameters(announcement, manifest, self._segments)
+        self._sum = SumCheck(node, self._run, self.parameters, manifest, self._segments)
 
     # --- the steps ---------------------------------------------------------------------------------------------------
 
@@ -132,13 +124,15 @@ class RoundRunner:
         envelope = self._silo.keys()
         note = trained_key if self.announcement.purpose == "train" else evaluated_key
         self._node.journal.put(note(self.announcement.study, self.announcement.model or ""), b"1")
+        if self.announcement.origin is not None:
+            self._node.journal.put(made_key(self.announcement.study, self.announcement.origin), b"1")
         self._train()
         self.stage = "training"
         self._post("keys", envelope)
 
     def on_roster(self, body: Mapping[str, Any]) -> None:
         """All signed keys: seal a bundle to each peer."""
-        self._post("bundles", self._machine().accept_roster(_envelopes(body, "keys")))
+        self._post("bundles", self._machine().accept_roster(*self._read(body, "keys")))
 
     def on_bundles(self, body: Mapping[str, Any]) -> None:
         """The peers' bundles: open them and say whose could be opened."""
@@ -147,7 +141,7 @@ class RoundRunner:
 
     def on_ready(self, body: Mapping[str, Any]) -> None:
         """The set R: from here the masks are fixed."""
-        self._machine().accept_ready(_envelopes(body, "ready"))
+        self._machine().accept_ready(*self._read(body, "ready"))
         self._ready = True
         self._upload()
 
@@ -169,28 +163,50 @@ class RoundRunner:
 
     def on_list(self, body: Mapping[str, Any]) -> None:
         """L1: sign it; spends (study, round)."""
-        self._post("list", self._machine().sign_list(_envelopes(body, "updates")))
+        self.stage = "list"
+        [updates] = self._read(body, "updates")
+        self._post("list", self._machine().sign_list(updates))
+
+    def on_sketch(self, body: Mapping[str, Any]) -> None:
+        """The signed lists: their nonces make the seed under which this silo shows its one sketch."""
+        self.stage = "sketch"
+        [lists] = self._read(body, "lists")
+        self._export("sketch", self._machine().show_sketch(lists))
+
+    def on_second(self, body: Mapping[str, Any]) -> None:
+        """All sketches: apply the rule, sign whom it leaves."""
+        self.stage = "second"
+        [sketches] = self._read(body, "sketches")
+        # Named at the end, should the sum not be that of these sketches.
+        self._run.write("sketches", self._given, sync=False)
+        self._post("second", self._machine().sign_second(sketches))
 
     def on_unmask(self, body: Mapping[str, Any]) -> None:
-        """t signatures on L1: reveal shares."""
-        self._post("unmask", self._machine().unmask(_envelopes(body, "lists")))
+        """t signatures on the list that is summed: reveal shares."""
+        self.stage = "unmask"
+        self._post("unmask", self._machine().unmask(*self._read(body, "lists", "seconds")))
 
     def on_sum(self, body: Mapping[str, Any]) -> None:
-        """The published sum: fetch it, compute the next state, sign its digest."""
+        """The portal is bound to a sum: open our nonce at once, because the others wait for it; then fetch the sum."""
+        self.stage = "sum"
+        lists, seconds = self._read(body, "lists", "seconds")
+        self._post("nonce", self._sum.open_nonce(self._machine(), body, lists, seconds))
+        self._sum.fetch()
+
+    def on_check(self, body: Mapping[str, Any]) -> None:
+        """The nonces: send our check word."""
+        self.stage = "check"
+        [nonces] = self._read(body, "nonces")
+        self._export("check", self._machine().send_check(nonces))
+
+    def on_state(self, body: Mapping[str, Any]) -> None:
+        """All check words: where the sum is true, compute the next state and sign its digest."""
         self.stage = "state"
-        manifest = self.permission.manifest
-        facts = published_sum.check(self._node, self.parameters, manifest, body)
-        if self.parameters.words == 0 or self.parameters.model is None:
-            return
-        summed = published_sum.fetch(self._node, self.parameters, manifest, self.id, facts, self._segments)
-        digest = self._models.make_next(
-            self.parameters.model,
-            summed,
-            self._fixed,
-            total_weight=facts["total_weight"],
-            server_lr=manifest.plan.strategy.server_lr,
-        )
-        if self._feedback is not None and self._node.config.name in facts["members"]:
+        [checks] = self._read(body, "checks")
+        self.verified = self._sum.verify(self._machine(), checks)
+        digest = self._sum.make_next(self._models)
+        if self._feedback is not None:
+            # Only members of the list that was summed are given the check words.
             self._feedback.summed(self.id, digest)
         needed = self._signers_needed()
         if needed is not None:
@@ -198,13 +214,18 @@ class RoundRunner:
         self._post("state", self._machine().sign_state(digest))
         self.next_model = digest
 
-    def refuse(self, reasons: list[Reason]) -> None:
-        """Take no further part, and say why: to the portal, in the log, on the status page."""
+    def proof(self) -> Proof:
+        """The signed messages that the last step was given, with the sum's and the sketches that it is held against."""
+        sketches = self._run.read("sketches") if self.stage == "state" else None
+        return {**(sketches or {}), **self._given, **self._sum.proof()}
+
+    def refuse(self, reasons: list[Reason], proof: Proof | None = None) -> None:
+        """Take no further part, and say why: to the portal, in the log with the proof, on the status page."""
         self.over = True
         self.stage = "refused"
         if self._feedback is not None and any(each.code == "EXCLUDED" for each in reasons):
             self._feedback.left_out()
-        send_refusal(self._node, self.announcement, self.parameters.ctx.hex(), reasons)
+        send_refusal(self._node, self.announcement, self.parameters.ctx.hex(), reasons, proof)
 
     def destroy(self) -> None:
         """The attempt is over: its secrets and its folder are gone when this returns."""
@@ -291,7 +312,8 @@ class RoundRunner:
         envelope = machine.finish_update()
         self._post("update", envelope)
         self._sent = True
-        self._note_export(envelope)
+        size = sum(self.parameters.chunk_bytes(k) for k in range(self.parameters.chunk_count))
+        self._note_export(envelope, "update", size)
         if self.permission.share_metrics:
             self._send_metrics(result)
 
@@ -328,7 +350,10 @@ class RoundRunner:
 
     def _tail(self, result: Mapping[str, Any]) -> NDArray[np.uint64]:
         histograms = np.array(result["histograms"], dtype=np.int64)
-        return encode_tail(loss=result["loss"], auc=result["auc"], histograms=histograms)
+        try:
+            return encode_tail(loss=result["loss"], auc=result["auc"], histograms=histograms)
+        except EvaluationError as error:
+            raise Refused("UPDATE_NOT_VALID", f"The local evaluation can't be sent: {error}.") from None
 
     def _send_chunks(self, machine: SiloRound, there: set[int]) -> None:
         """Chunk k travels while chunk k+1 is masked."""
@@ -347,13 +372,17 @@ class RoundRunner:
     def _put_chunk(self, k: int, chunk: bytes) -> None:
         self._node.egress.put(f"/api/v1/rounds/{self.id}/update/{k}", chunk, kind="update", round_id=self.id)
 
-    def _note_export(self, envelope: Envelope) -> None:
-        size = sum(self.parameters.chunk_bytes(k) for k in range(self.parameters.chunk_count))
+    def _export(self, kind: str, envelope: Envelope) -> None:
+        """Something about the update leaves: noted before, so that nothing ever left that the log does not know."""
+        self._note_export(envelope, kind, len(envelope.payload))
+        self._post(kind, envelope)
+
+    def _note_export(self, envelope: Envelope, kind: str, size: int) -> None:
         self._node.evidence.record(
             "update.exported",
             subject=("round", self.id, self.announcement.manifest),
             refs={"message": envelope.digest},
-            data={"kind": "update", "bytes": size},
+            data={"kind": kind, "bytes": size},
         )
 
     def _send_metrics(self, result: Mapping[str, Any]) -> None:
@@ -381,9 +410,14 @@ class RoundRunner:
             return
         self._log.info("round.sent", kind=kind)
 
-
-def _envelopes(body: Mapping[str, Any], name: str) -> list[Envelope]:
-    try:
-        return [Envelope.from_dict(item) for item in body[name]]
-    except (SignatureError, KeyError, TypeError) as error:
-        raise ProtocolViolation("BAD_MESSAGE", f"the portal's {name} can't be read: {error}") from None
+    def _read(self, body: Mapping[str, Any], *names: str) -> list[list[Envelope]]:
+        """The signed messages under these names. Raises: ProtocolViolation (BAD_MESSAGE)."""
+        self._given = {}
+        try:
+            found = {name: [Envelope.from_dict(item) for item in body[name]] for name in names}
+        except (SignatureError, KeyError, TypeError) as error:
+            raise ProtocolViolation("BAD_MESSAGE", f"the portal's {names[0]} can't be read: {error}") from None
+        for name, envelopes in found.items():
+            signed = ((envelope.signatures[0][0], envelope.digest) for envelope in envelopes)
+            self._given[name] = {self.parameters.signers.get(keyid, keyid): digest for keyid, digest in signed}
+        return list(found.values())

@@ -4,6 +4,7 @@ announce.json     the announcement as received          job.json       what the 
 cohort.json       the pictures it may open (0600)        update.f32     its update, raw float32
 result.json       that it is done, or why not            refused.json   that this silo said no, and why
 begun.json        who trains: counts starts, so that a training that kills its process is not tried for ever
+sketches.json     the digests of the sketches shown      sum.json, .words   the published sum, until it is used
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ class Run:
     def cohort(self) -> Path:
         """cohort.json."""
         return self.folder / "cohort.json"
+
+    @property
+    def summed(self) -> Path:
+        """sum.words."""
+        return self.folder / "sum.words"
 
     def read(self, name: str) -> Any | None:
         """The value kept under `name`, None where there is none, or what a power cut left of one that was not synced."""

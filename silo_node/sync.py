@@ -40,7 +40,10 @@ from silo_node.round_runner import RoundRunner
 from silo_node.runs import Run, open_runs
 from silo_node.supervisor import Supervisor
 
-STEPS: Final = ("roster", "bundles", "ready", "list", "unmask", "sum")
+STEPS: Final = (
+    *("roster", "bundles", "ready", "list", "sketch", "second"),
+    *("unmask", "sum", "check", "state"),
+)
 AGAIN_SECONDS: Final = 1.0
 """After a step that could not be finished, the assignments are asked for again."""
 PASSING: Final = RETRY_STATUS | {401, 403}
@@ -321,7 +324,8 @@ class Sync:
         if not isinstance(error, (Refused, ProtocolViolation)):
             logs.get().error("round.failed", round=announcement.id, error_at=error)
         if runner is not None:
-            runner.refuse([why])
+            # The digests of what the others and the portal signed say who is to be asked.
+            runner.refuse([why], runner.proof() if isinstance(error, ProtocolViolation) else {})
         else:
             send_refusal(self.node, announcement, context_of(announcement), [why])
         self._status.update(state="idle", round=None)
@@ -338,6 +342,10 @@ class Sync:
                 self._closed.append((runner, outcome))
                 self._later(("again", None))
                 continue
+            if runner.verified is False:
+                self._problem(
+                    SiloError("SUM_UNVERIFIED", f"The sum of {runner.id} stands without a member's check word.")
+                )
             runner.destroy()
             self._done = {key for key in self._done if key[0] != runner.id}
             self._models.keep_only(records.models_in_use(self._runners.values(), runner))

@@ -181,7 +181,7 @@ def check_nonce(
     """One opened nonce for this sum. Raises: ProtocolViolation (OUTSIDE_PARENT, OTHER_SUM, BAD_NONCE)."""
     _check_sum(final, published, message)
     expected = ready.ready[message.silo].nonces[1]
-    if sealing.binding("nonce 2", message.nonce, ctx=parameters.ctx, silo=message.silo) != expected:
+    if not sealing.fits("nonce 2", message.nonce, expected, ctx=parameters.ctx, silo=message.silo):
         raise ProtocolViolation("BAD_NONCE", f"the second nonce of {message.silo} is not the one it committed to")
 
 

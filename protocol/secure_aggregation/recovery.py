@@ -9,6 +9,7 @@ whom the study is protected, the e are named; else all senders are suspects. The
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import math
 import random
@@ -58,7 +59,7 @@ class Rebuilder:
             for choice in choices(list(points), t):
                 used = {x: shares[points[x]] for x in choice}
                 secret = shamir.interpolate(used)
-                if sealing.binding(what, secret, ctx=ctx, silo=owner) == signed:
+                if sealing.fits(what, secret, signed, ctx=ctx, silo=owner):
                     self._blame({x: shares[sender] for x, sender in points.items()}, used)
                     return secret
         enough = len(points) >= t
@@ -70,7 +71,7 @@ class Rebuilder:
         )
 
     def _blame(self, came: Mapping[int, bytes], used: Mapping[int, bytes]) -> None:
-        odd = {x for x, share in came.items() if shamir.interpolate(used, x) != share}
+        odd = {x for x, share in came.items() if not hmac.compare_digest(shamir.interpolate(used, x), share)}
         proved = len(came) - len(odd) - (self.roster.threshold - 2) > self.liars
         names = {self.roster.members[x - 1] for x in (odd if proved else came)}
         if odd and proved:

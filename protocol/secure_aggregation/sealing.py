@@ -7,6 +7,7 @@ A box says inside which two silos it is for, and its info holds ctx and roster, 
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -38,11 +39,14 @@ class SealingError(ValueError):
 
 
 class Bundle(NamedTuple):
-    """What silo i gives silo j: shares of b_i and K_i and i's half of the pair seed, 32 bytes each."""
+    """What silo i gives silo j: shares of b_i and K_i and i's half of the pair seed, 32 bytes each. Its repr shows none."""
 
     self_share: bytes
     list_share: bytes
     half: bytes
+
+    def __repr__(self) -> str:
+        return "Bundle(..)"
 
 
 def generate_private() -> bytes:
@@ -82,7 +86,7 @@ def open_bundle(box: bytes, *, private: bytes, ctx: bytes, roster: str, sender: 
         plain = _SUITE.decrypt(box, MLKEM768X25519PrivateKey(mlkem, x25519), _bundle_info(ctx, roster))
     except (InvalidTag, ValueError):
         raise SealingError("the box cannot be opened") from None
-    if len(plain) != 2 + 3 * SEED_BYTES or plain[:2] != bytes((sender + 1, receiver + 1)):
+    if len(plain) != 2 + 3 * SEED_BYTES or not hmac.compare_digest(plain[:2], bytes((sender + 1, receiver + 1))):
         raise SealingError("the box is for other silos or of another form")
     return Bundle(plain[2:34], plain[34:66], plain[66:98])
 
@@ -109,6 +113,11 @@ def binding(what: str, secret: bytes, *, ctx: bytes, silo: str) -> str:
     """Digest that binds a silo to a secret of 32 random bytes; `what` is "self", "list", "nonce 1" or "nonce 2"."""
     head = canonical.encode({"protocol": PROTOCOL, "what": what, "ctx": ctx.hex(), "silo": silo})
     return "sha256:" + hashlib.sha256(head + b"\n" + secret).hexdigest()
+
+
+def fits(what: str, secret: bytes, signed: str, *, ctx: bytes, silo: str) -> bool:
+    """Whether this is the secret to which `silo` bound itself. Takes as long for a near guess as for a far one."""
+    return hmac.compare_digest(binding(what, secret, ctx=ctx, silo=silo), signed)
 
 
 def list_box_bytes(silos: int) -> int:

@@ -180,10 +180,8 @@ def check_list(parameters: RoundParameters, roster: RosterView, ready: ReadyView
     if message.ready_set != ready.digest:
         raise ProtocolViolation("OTHER_SET", f"the list of {message.silo} is of another ready set")
     check_size(parameters, roster, len(message.members), "list")
-    if (
-        sealing.binding("nonce 1", message.nonce, ctx=parameters.ctx, silo=message.silo)
-        != (ready.ready[message.silo].nonces[0])
-    ):
+    committed = ready.ready[message.silo].nonces[0]
+    if not sealing.fits("nonce 1", message.nonce, committed, ctx=parameters.ctx, silo=message.silo):
         raise ProtocolViolation("BAD_NONCE", f"the nonce of {message.silo} is not the one it committed to")
     return ListView(message.members, message.ready_set, message.updates)
 

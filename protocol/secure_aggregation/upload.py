@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +55,9 @@ class Upload(Attempt):
                 for k, chunk in enumerate(chunks):
                     self._records.put_chunk(k, chunk.tobytes())
                 self._records.write("words", {"chunks": len(chunks)})
-            elif any(self._records.chunk(k) != chunk.tobytes() for k, chunk in enumerate(chunks)):
+            elif not all(
+                hmac.compare_digest(self._records.chunk(k) or b"", chunk.tobytes()) for k, chunk in enumerate(chunks)
+            ):
                 raise ProtocolViolation(
                     "SECOND_UPDATE",
                     "another update was journaled in this attempt; two under one mask leak their difference",

@@ -155,3 +155,12 @@ def ready(silo: SiloUnderTest, portal: PortalDouble) -> SiloUnderTest:
     portal.make_study()
     silo.decide()
     return silo
+
+
+@pytest.fixture
+def sketched(silo: SiloUnderTest, portal: PortalDouble) -> SiloUnderTest:
+    """As `ready`, with the sketch check; the partners' updates are about as long as the silo's own (2^6 a word)."""
+    portal.partner_word = 1 << 6
+    portal.make_study(aggregation={"sketch": True})
+    silo.decide()
+    return silo

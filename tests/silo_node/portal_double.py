@@ -26,7 +26,9 @@ from protocol.manifest import freeze, parse_manifest
 from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
+from protocol.secure_aggregation import words as word_sizes
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.parameters import SketchTerms
 from protocol.secure_aggregation.words import lane, pack, unpack
 from protocol.server_step import apply, next_scales
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
@@ -35,7 +37,9 @@ from protocol.transparency.proof import make_proof
 from protocol.transparency.tiles import append, inclusion_from_tiles
 
 TOKEN = "one-time-token"
-ORDER = ("keys", "bundles", "ready", "update", "list", "unmask", "state")
+ORDER = ("keys", "bundles", "ready", "update", "list", "sketch", "second", "unmask", "nonce", "check", "state")
+AFTER_LIST = ORDER[ORDER.index("sketch") :]
+SUM_TYPE = "application/vnd.consilium.round.sum+json"
 CHUNK = 4 << 20
 
 
@@ -105,7 +109,11 @@ class PlayedRound:
         self.double, self.number, self.attempt, self.purpose, self.model = double, number, attempt, purpose, model
         manifest = double.manifest
         self.id = f"{manifest.study}.{number}.{attempt}"
-        words = double.states[model].vector.size if purpose == "train" else 0
+        state = double.states[model] if purpose == "train" else None
+        segments = manifest.fixed_point().segments(state.table, state.scales) if state else ()
+        words = sum(size for size, _ in segments)
+        aggregation = manifest.aggregation
+        weights = {participant.silo: participant.weight for participant in manifest.participants}
         self.parameters = RoundParameters(
             study=manifest.study,
             manifest=double.manifest_digest,
@@ -113,32 +121,40 @@ class PlayedRound:
             attempt=attempt,
             model=model,
             participants=manifest.public_keys(),
-            min_roster=manifest.aggregation.min_roster,
-            min_participants=manifest.aggregation.min_participants,
+            min_roster=aggregation.min_roster,
+            min_participants=aggregation.min_participants,
             words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=manifest.aggregation.word_bits,
+            word_bits=aggregation.word_bits,
+            sketch=SketchTerms(weights, aggregation.clip_norm, segments) if aggregation.sketch and words else None,
+            unverified=aggregation.check_words == "optional",
         )
+        without = () if self.parameters.sketch else ("sketch", "second")
+        without += () if purpose == "train" else ("state",)
+        self.order = ("state",) if purpose == "initial" else tuple(kind for kind in ORDER if kind not in without)
         self.coordinator = Coordinator(self.parameters)
         self.stage = "state" if purpose == "initial" else "keys"
         self.mail: dict[str, dict[str, Envelope]] = {kind: {} for kind in (*ORDER, "refusal", "metrics", "heartbeat")}
         self.chunks: dict[str, dict[int, bytes]] = {}
+        self.fixed: dict[str, list[Envelope]] = {}
         self.members: list[str] = []
         self.sum: dict[str, Any] | None = None
         self.signed_sum: dict[str, Any] | None = None
         self.summed: list[bytes] = []
         self.next_state: ModelState | None = None
+        self.reason: str | None = None
 
     # --- who, what ---------------------------------------------------------------------------------------------------
 
     def expected(self) -> set[str]:
-        live = set(self.parameters.participants) - set(self.mail["refusal"])
-        if self.stage == "keys" or self.purpose == "initial":
-            return live - self.double.absent_from("keys")
-        before = ORDER[ORDER.index(self.stage) - 1]
-        if self.stage in ("unmask", "state"):
-            return set(self.members) & live - self.double.absent_from(self.stage)
-        return set(self.mail[before]) & live - self.double.absent_from(self.stage)
+        """Whose answer is waited for in this stage."""
+        if self.stage == self.order[0]:
+            asked = set(self.parameters.participants)
+        elif self.stage in ("bundles", "ready", "update"):
+            asked = set(self.mail[self.order[self.order.index(self.stage) - 1]])
+        else:
+            asked = set(self.members)
+        return asked - set(self.mail["refusal"]) - self.double.absent_from(self.stage)
 
     def roster(self) -> Any:
         return self.coordinator.roster(self._sorted("keys"))
@@ -147,7 +163,8 @@ class PlayedRound:
         return [self.mail[kind][silo] for silo in sorted(self.mail[kind])]
 
     def members_of(self, kind: str) -> list[Envelope]:
-        return [self.mail[kind][silo] for silo in self.members if silo in self.mail[kind]]
+        """Those that came in time; before the stage was left, those that are there."""
+        return self.fixed.get(kind) or self._sorted(kind)
 
     def deliver(self, kind: str, silo: str, envelope: Envelope) -> None:
         """A message of a silo: checked as the portal does, stored once."""
@@ -157,15 +174,15 @@ class PlayedRound:
                 raise Refusal(409, "MESSAGE_DIFFERS", "another message is stored")
             return
         if kind in ORDER and kind != self.stage:
-            late = self.stage in ORDER and ORDER.index(self.stage) > ORDER.index(kind)
-            if not (late and kind in ("list", "unmask", "state")):
+            late = self.stage in self.order and ORDER.index(self.stage) > ORDER.index(kind)
+            if not (late and kind in ("list", *AFTER_LIST)):
                 raise Refusal(409, "OUT_OF_STAGE", f"the round is in {self.stage}")
         try:
             self._check(kind, envelope)
         except (ProtocolViolation, SignatureError) as error:
             raise Refusal(422, "BAD_MESSAGE", str(error)) from error
         self.mail[kind][silo] = envelope
-        if kind in ORDER or kind == "refusal":
+        if kind == self.stage or kind == "refusal":
             self.advance()
 
     def _check(self, kind: str, envelope: Envelope) -> None:
@@ -183,30 +200,77 @@ class PlayedRound:
                 raise Refusal(409, "CHUNK_DIFFERS", "the stored chunks are not those that the update signs")
         elif kind == "list":
             self.coordinator.check_list(self.roster(), self._sorted("ready"), self.members_of("update"), envelope)
+        elif kind == "sketch":
+            self.coordinator.check_sketch(*self._sets("ready", "list"), envelope)
+        elif kind == "second":
+            self.coordinator.check_second(*self._sets("ready", "list", "sketch"), envelope)
         elif kind == "unmask":
-            self.coordinator.check_unmask(self.roster(), self._sorted("ready"), self.members_of("list"), envelope)
+            self.coordinator.check_unmask(*self._sets("ready", "list"), envelope, self.members_of("second"))
+        elif kind == "nonce":
+            self.coordinator.check_nonce(*self._sets("ready"), self._final(), self.published, envelope)
+        elif kind == "check":
+            self.coordinator.check_check(self.roster(), self._final(), self.published, self._nonces(), envelope)
+
+    def _sets(self, *kinds: str) -> tuple[Any, ...]:
+        return self.roster(), *(self.members_of(kind) for kind in kinds)
+
+    def _final(self) -> Any:
+        return self.coordinator.final(*self._sets("ready", "list"), self.members_of("second"))
+
+    def _nonces(self) -> Any:
+        return self.coordinator.nonces(*self._sets("ready"), self._final(), self.published, self.members_of("nonce"))
+
+    @property
+    def published(self) -> str:
+        """Digest of the published sum."""
+        assert self.sum is not None
+        return str(self.sum["digest"])
+
+    def words(self) -> tuple[list[Any], Any]:
+        """The published sum: its body as signed words in blocks, its tail."""
+        bits = self.parameters.word_bits
+        body = [word_sizes.signed(unpack(piece, bits), bits) for piece in self.summed[:-1]]
+        return body, np.frombuffer(self.summed[-1], "<u8")
 
     # --- going on ----------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        while self.stage in ORDER and self.expected() <= set(self.mail[self.stage]) and self.mail[self.stage]:
-            if self.stage == "unmask":
-                self._sum()
-                self.stage = "state"
-                if self.purpose == "evaluate":
-                    self.stage = "finished"
-            elif self.stage == "state":
-                self._finish()
-            else:
-                self.stage = ORDER[ORDER.index(self.stage) + 1]
-                if self.stage == "list":
-                    self.members = sorted(self.mail["update"])
+        while self.stage in self.order and self.expected() <= set(self.mail[self.stage]) and self.mail[self.stage]:
+            left = self.stage
+            self.fixed[left] = self._sorted(left)
+            self._leave(left)
+            after = (*self.order, "finished")
+            if self.stage == left:
+                self.stage = after[after.index(left) + 1]
             self.double.changed()
             self.partners_act()
 
+    def _leave(self, stage: str) -> None:
+        if stage == "update":
+            self.members = sorted(self.mail["update"])
+        elif stage == "sketch":
+            _, verdict = self.coordinator.judge(*self._sets("ready", "list", "sketch"))
+            self.members = list(verdict.members)
+        elif stage == "unmask":
+            self._sum()
+            if self.parameters.sketch is not None and not self.double.lying:
+                self.coordinator.sketch_of_sum(*self._sets("ready", "list", "sketch"), self.words()[0])
+        elif stage == "check" and not self.double.lying:
+            nonces, checks = self._nonces(), self.members_of("check")
+            try:
+                self.coordinator.check_sum(self.roster(), self._final(), self.published, nonces, checks, *self.words())
+            except ProtocolViolation as error:
+                self.stage, self.reason = "failed", error.code
+        elif stage == "state":
+            self._finish()
+
     def partners_act(self) -> None:
         for partner in self.double.partners.values():
-            if self.stage in ORDER and partner.name in self.expected() and partner.name not in self.mail[self.stage]:
+            if (
+                self.stage in self.order
+                and partner.name in self.expected()
+                and partner.name not in self.mail[self.stage]
+            ):
                 self.deliver(self.stage, partner.name, self._answer(partner))
                 return self.partners_act()
         return None
@@ -234,23 +298,37 @@ class PlayedRound:
             return machine.finish_update()
         if self.stage == "list":
             return machine.sign_list(self.members_of("update"))
-        return machine.unmask(self.members_of("list"))
+        if self.stage == "sketch":
+            return machine.show_sketch(self.members_of("list"))
+        if self.stage == "second":
+            return machine.sign_second(self.members_of("sketch"))
+        if self.stage == "unmask":
+            return machine.unmask(self.members_of("list"), self.members_of("second"))
+        if self.stage == "nonce":
+            machine.agree(self.members_of("list"), self.members_of("second"))
+            return machine.open_nonce(self.published)
+        assert self.stage == "check"
+        return machine.send_check(self.members_of("nonce"))
 
     def _state_of(self, partner: Partner) -> Envelope:
         if self.purpose == "initial":
             machine = SiloRound(self.parameters, silo=partner.name, key=partner.key, journal=partner.journal)
             return machine.sign_state(self.double.first.digest, self.double.first.table)
         assert partner.machine is not None and self.next_state is not None
+        if not self.double.lying:
+            assert partner.machine.verify_sum(self.members_of("check"), *self.words()) is not None
         return partner.machine.sign_state(self.next_state.digest)
 
     def _sum(self) -> None:
-        removal = self.coordinator.recover(
-            self.roster(), self._sorted("ready"), self.members_of("list"), self._sorted("unmask")
-        )
+        removal = self.coordinator.recover(*self._sets("ready", "list", "unmask"), self.members_of("second"))
         self.summed = []
         for k in range(self.parameters.chunk_count):
             total = removal.sum_chunk(k, (self.chunks[silo][k] for silo in self.members))
             self.summed.append(bytes(pack(total, self.parameters.bits(k))))
+        self.publish()
+
+    def publish(self) -> None:
+        """Bind the portal to the sum as it lies here."""
         self.double.sums[self.number] = self.summed
         weight = self.double.manifest.total_weight(self.members)
         self.sum = {
@@ -262,9 +340,7 @@ class PlayedRound:
             "total_weight": weight,
         }
         payload = canonical.encode({"schema": "consilium/round/sum/1", "ctx": self.parameters.ctx.hex(), **self.sum})
-        self.signed_sum = sign_envelope(
-            "application/vnd.consilium.round.sum+json", payload, self.double.answer_key
-        ).as_dict()
+        self.signed_sum = sign_envelope(SUM_TYPE, payload, self.double.answer_key).as_dict()
         if self.purpose == "train":
             state, fixed = self.double.states[self.model], self.double.manifest.fixed_point()
             summed = np.concatenate([unpack(piece, self.parameters.word_bits) for piece in self.summed[:-1]])
@@ -294,14 +370,13 @@ class PlayedRound:
             "model": self.model,
         }
         self.double.signatures[state.digest] = [self.mail["state"][silo].as_dict() for silo in agreed]
-        self.stage = "finished"
 
     # --- what the silo under test is told ----------------------------------------------------------------------------
 
     def assignments(self, silo: str) -> list[dict[str, Any]]:
         double = self.double
         if self.stage in ("finished", "failed"):
-            return [{"kind": "closed", "round": self.id, "outcome": self.stage, "reason": None}]
+            return [{"kind": "closed", "round": self.id, "outcome": self.stage, "reason": self.reason}]
         if silo in self.mail["refusal"]:
             return []
         found: list[dict[str, Any]] = []
@@ -341,10 +416,18 @@ class PlayedRound:
             found.append({"kind": "ready", "round": self.id, "ready": dicts(self._sorted("ready"))})
         elif self.stage == "list" and silo in self.members:
             found.append({"kind": "list", "round": self.id, "updates": dicts(self.members_of("update"))})
-        elif self.stage == "unmask" and silo in self.members:
-            found.append({"kind": "unmask", "round": self.id, "lists": dicts(self.members_of("list"))})
-        elif self.stage == "state" and silo in self.members:
-            found.append({"kind": "sum", "round": self.id, "sum": self.sum, "portal_signature": self.signed_sum})
+        elif silo in self.members:
+            lists = {"lists": dicts(self.members_of("list")), "seconds": dicts(self.members_of("second"))}
+            told: dict[str, dict[str, Any]] = {
+                "sketch": {"kind": "sketch", "lists": lists["lists"]},
+                "second": {"kind": "second", "sketches": dicts(self.members_of("sketch"))},
+                "unmask": {"kind": "unmask", **lists},
+                "nonce": {"kind": "sum", "sum": self.sum, "portal_signature": self.signed_sum, **lists},
+                "check": {"kind": "check", "nonces": dicts(self.members_of("nonce"))},
+                "state": {"kind": "state", "checks": dicts(self.members_of("check"))},
+            }
+            if self.stage in told:
+                found.append({**told[self.stage], "round": self.id})
         return found
 
 
@@ -371,7 +454,11 @@ class PortalDouble:
         self.silo_notes: list[str] = []
         self.received: list[Received] = []
         self.absent: dict[str, str] = {}
-        """partner -> the kind before which it falls silent."""
+        """silo -> the kind before which it falls silent."""
+        self.away: dict[str, set[str]] = {}
+        """silo -> the kinds in which it is not waited for."""
+        self.lying = False
+        """While true, portal and partners look at no sum themselves."""
         self.tamper: Callable[[dict[str, Any]], dict[str, Any]] = lambda assignment: assignment
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         """(method, path) -> an HTTP status to answer unsigned, 0 to cut the connection, None to work."""
@@ -400,7 +487,8 @@ class PortalDouble:
     # --- study -------------------------------------------------------------------------------------------------------
 
     def make_study(self, **changes: Any) -> str:
-        """Freeze a study of the constant network; `changes` replace top-level members."""
+        """Freeze a study of the constant network; `changes` replace top-level members, of `aggregation` those it names."""
+        aggregation = changes.pop("aggregation", {})
         today = datetime.now(UTC).date()
         everybody = {self.silo: self.public, **{name: each.key.public for name, each in self.partners.items()}}
         document: dict[str, Any] = {
@@ -448,6 +536,7 @@ class PortalDouble:
                 "check_words": "required",
                 "sparse_from": 64,
                 "drawn": None,
+                **aggregation,
             },
             "privacy": {"mode": "none"},
             "participants": [
@@ -463,7 +552,8 @@ class PortalDouble:
         self.manifest_bytes = freeze(document)
         self.manifest = parse_manifest(self.manifest_bytes)
         self.manifest_digest = digest(self.manifest_bytes)
-        self.first = initial_state((TensorSpec("constant", (self.parameters_count,), "shared"),), 1)
+        table = (TensorSpec("constant", (self.parameters_count,), "shared"),)
+        self.first = initial_state(table, 1, scales=self.manifest.fixed_point().initial(table))
         self.changed()
         return self.manifest.study
 
@@ -517,7 +607,8 @@ class PortalDouble:
             self.played[-1].partners_act()
 
     def absent_from(self, kind: str) -> set[str]:
-        return {name for name, before in self.absent.items() if ORDER.index(before) <= ORDER.index(kind)}
+        silent = {name for name, before in self.absent.items() if ORDER.index(before) <= ORDER.index(kind)}
+        return silent | {name for name, kinds in self.away.items() if kind in kinds}
 
     def changed(self) -> None:
         with self.condition:

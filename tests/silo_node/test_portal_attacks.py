@@ -13,7 +13,7 @@ from protocol.messages import Reason, State, seal
 from protocol.secure_aggregation.journal import round_prefix
 from protocol.signing import sign_envelope
 from silo_node import gate
-from silo_node.announcement import context
+from silo_node.announcement import Origin, context
 from silo_node.egress import Answer
 from silo_node.errors import AnswerNotGenuine, Refused
 from silo_node.refusals import send_refusal
@@ -155,6 +155,32 @@ def test_a_model_that_the_same_hospitals_signed_in_another_study_is_refused(door
     ]
     assert door.ask(door.announcement(9, states=signed, origin=origin))
     assert door.refused(door.announcement(4, states=signed, origin=origin)) == "MODEL_NOT_SIGNED", "made in that round"
+
+
+def test_a_model_that_came_before_one_on_which_this_silo_worked_is_refused(door):
+    """Signed by everybody, of this study: the portal only goes back to it."""
+    portal = door.portal
+    study, model = portal.manifest.study, portal.first.digest
+
+    def signed_in(number, attempt):
+        ctx = context(study, portal.manifest_digest, number, attempt, "sha256:" + "4" * 64)
+        states = [
+            seal(State(ctx=ctx, silo=name, roster="sha256:" + "5" * 64, state=model, table=None), partner.key).as_dict()
+            for name, partner in portal.partners.items()
+        ]
+        origin = {
+            "manifest": portal.manifest_digest,
+            "number": number,
+            "attempt": attempt,
+            "model": "sha256:" + "4" * 64,
+        }
+        return {"states": states, "origin": origin}
+
+    door.node.journal.put(gate.made_key(study, Origin(portal.manifest_digest, 9, 2, None)), b"1")
+    for older in ((1, 1), (9, 1), (8, 12)):
+        assert door.refused(door.announcement(20, **signed_in(*older))) == "MODEL_OLDER"
+    for newer in ((9, 2), (9, 3), (10, 1)):
+        assert door.ask(door.announcement(20, **signed_in(*newer)))
 
 
 @pytest.mark.parametrize(

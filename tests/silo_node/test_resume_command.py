@@ -35,7 +35,7 @@ def signed_lists(node, study, model, count, start=901):
     ledger = StudyLedger(node.journal, study)
     for number in range(start, start + count):
         members = [name for name in ALL if (number, name) != (start + 1, "site-3")]
-        ledger.spend(number, model, {"attempt": 1, "members": members})
+        ledger.spend(number, model, {"attempt": 1, "members": members}, final=True)
     return ledger
 
 

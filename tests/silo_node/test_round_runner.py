@@ -10,6 +10,7 @@ import pytest
 from protocol import canonical
 from protocol.canonical import b64, unb64
 from protocol.signing import SigningKey, sign_envelope
+from silo_node.runs import Run
 
 
 def play(ready, portal, tamper=None):
@@ -158,8 +159,6 @@ def test_a_training_that_fails_refuses_with_its_reason(ready, portal, parameters
     portal.holding = True
     portal.begin()
     portal.wait(lambda: portal.finished(0))
-    from silo_node.runs import Run
-
     runs = ready.config.runs
     run = Run(runs, f"{portal.manifest.study}.1.1")
     sentence = "Training needs more memory than this node has."
@@ -181,31 +180,56 @@ def test_a_training_that_fails_refuses_with_its_reason(ready, portal, parameters
     assert "site-1" not in portal.round(1).members
 
 
-def test_an_update_that_is_not_finite_is_never_sent(ready, portal):
+def trained(ready, portal, update, **changes):
+    """Round 1 begins where training has already given this update."""
     ready.start()
     portal.holding = True
     portal.begin()
     portal.wait(lambda: portal.finished(0))
     ready.close()
-    from silo_node.runs import Run
-
     run = Run(ready.config.runs, f"{portal.manifest.study}.1.1")
     run.folder.mkdir(parents=True, exist_ok=True)
     result = {
         "ok": True,
-        "loss": None,
-        "auc": None,
-        "histograms": np.zeros((2, 8), int).tolist(),
+        "loss": 0.5,
+        "auc": 0.5,
+        "histograms": np.ones((2, 8), int).tolist(),
         "train_seconds": 1.0,
         "evaluate_seconds": 0.0,
+        **changes,
     }
-    run.write_result(result, np.full(1000, np.nan, dtype=np.float32))
+    run.write_result(result, np.asarray(update, dtype=np.float32))
     portal.holding = False
     with portal.condition:
         portal.follow()
+    portal.holding = True
     ready.start()
-    assert refusal(portal)[0] == "UPDATE_NOT_VALID"
+
+
+@pytest.mark.parametrize(
+    ("value", "changes"),
+    [(np.nan, {}), (np.inf, {}), (-np.inf, {}), (0.001, {"loss": float("nan")}), (0.001, {"auc": float("inf")})],
+)
+def test_what_is_not_finite_is_refused_with_its_reason_and_nothing_of_it_is_sent(ready, portal, value, changes):
+    update = np.full(1000, 0.001)
+    update[500] = value
+    trained(ready, portal, update, **changes)
+    code, sentence = refusal(portal)
+    assert code == "UPDATE_NOT_VALID"
+    assert "NaN or infinity" in sentence or "evaluation" in sentence
     assert portal.round(1).chunks.get("site-1") is None
+    assert "site-1" not in portal.round(1).mail["update"]
+
+
+def test_an_update_over_the_bound_leaves_with_the_length_of_the_bound(silo, portal):
+    portal.make_study(aggregation={"clip_norm": 1.0})
+    silo.decide()
+    trained(silo, portal, np.linspace(-2.0, 3.0, 1000))
+    portal.wait(lambda: portal.finished(1))
+    summed = np.frombuffer(b"".join(portal.sums[1][:-1]), dtype="<i4").astype(np.float64)
+    left = (summed - 3 * portal.partner_word) / 2**16
+    assert np.linalg.norm(left) == pytest.approx(1.0, abs=1e-3)
+    assert np.corrcoef(left, np.linspace(-2.0, 3.0, 1000))[0, 1] > 0.999
 
 
 def test_the_portals_full_disk_is_waited_for(ready, portal):

@@ -9,7 +9,10 @@ import numpy as np
 import psutil
 import pytest
 
+from protocol import canonical
+from protocol.canonical import b64, unb64
 from protocol.secure_aggregation.words import signed, unpack
+from tests.silo_node.portal_double import ORDER
 
 OURS = 1 << 6
 """The constant trainer's 2^-10 in fixed point with 16 fraction bits."""
@@ -60,17 +63,80 @@ def test_a_study_with_shorter_words_sends_and_takes_fewer_bytes(silo, portal, wo
     assert portal.refused() == []
 
 
-def test_it_leaves_no_secret_of_a_finished_round(ready, portal):
-    ready.start()
+def test_scales_follow_the_sum_and_the_silo_keeps_the_portals_pace(silo, portal):
+    """The silo computes the next scales itself: the portal takes its state only where they are the same."""
+    portal.partner_word = 3
+    portal.make_study(aggregation={"word_bits": 16, "fraction_bits": None, "error_feedback": True, "sketch": True})
+    silo.decide()
+    silo.start()
     portal.begin()
     portal.wait(lambda: portal.finished(3))
-    rounds_of(ready, 3)
-    ready.close()
-    node = ready.node()
+    scales = [state.scales for state in portal.states.values() if state is not None]
+    assert len(scales) == 3 and len(set(scales)) > 1
+    assert len(portal.sums[1][0]) == 2 * 1000
+    assert portal.refused() == []
+
+
+def test_what_rounding_took_is_sent_in_later_rounds_and_gone_with_the_study(silo, portal):
+    """A quarter of a unit in each of four rounds: each word is sent exactly once, in one of them."""
+    portal.rounds = 4
+    portal.make_study(aggregation={"fraction_bits": 8, "error_feedback": True})
+    silo.decide()
+    silo.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(4))
+    sent = sum(np.frombuffer(portal.sums[n][0], dtype="<i4") - 3 * portal.partner_word for n in (1, 2, 3, 4))
+    assert set(sent.tolist()) == {1}
+    portal.wait(lambda: portal.finished(5))
+    rounds_of(silo, 6)
+    silo.close()
+    assert list((silo.folder / "feedback").iterdir()) == []
+
+
+def test_it_leaves_no_secret_of_a_finished_round(sketched, portal):
+    """Looked at before the check word leaves: every secret that lies in the journal then. At the end none is in any file."""
+    secrets = {}
+
+    def fault(method, path):
+        if path.endswith(".1.1/check") and not secrets:
+            sketched.kill()
+            secrets.update(secrets_of(sketched, f"round/{portal.manifest.study}/1/1/"))
+        return None
+
+    portal.fault = fault
+    sketched.start()
+    portal.begin()
+    sketched.until(lambda: secrets and sketched.processes[-1].poll() is not None)
+    assert secrets.keys() >= {"hpke", "self", "list", "nonce 2", "half of site-2", "seed of site-2", "share of site-2"}
+    sketched.start()
+    portal.wait(lambda: portal.finished(3))
+    rounds_of(sketched, 3)
+    sketched.close()
+    node = sketched.node()
     left = [key for key in node.journal.keys("round/") if key.split("/")[2] in ("0", "1", "2")]
-    assert left == []
-    assert not any(path.name.split(".")[1] in ("0", "1", "2") for path in (ready.folder / "runs").iterdir())
     node.close()
+    assert left == []
+    assert not any(path.name.split(".")[1] in ("0", "1", "2") for path in (sketched.folder / "runs").iterdir())
+    files = {path: path.read_bytes() for path in sketched.folder.rglob("*") if path.is_file()}
+    found = {
+        (what, path.name)
+        for what, secret in secrets.items()
+        for path, data in files.items()
+        if secret in data or b64(secret).encode() in data or secret.hex().encode() in data
+    }
+    assert found == set()
+
+
+def secrets_of(silo, prefix):
+    """Name -> 32 bytes or more, of one attempt in the journal of a silo that does not run."""
+    node = silo.node()
+    own, roster, opened = (canonical.decode(node.journal.get(prefix + step)) for step in ("keys", "roster", "bundles"))
+    node.close()
+    found = {name: own[name] for name in ("hpke", "self", "list")} | {"nonce 2": own["nonces"][1]}
+    found |= {f"half of {silo}": half for silo, half in roster["halves"].items()}
+    for other, row in opened["opened"].items():
+        found |= {f"seed of {other}": row["seed"], f"share of {other}": row["list_share"]}
+    return {name: unb64(text) for name, text in found.items()}
 
 
 @pytest.mark.parametrize("step", ["state", "keys", "bundles", "ready", "update/0", "update", "list", "unmask"])
@@ -110,6 +176,43 @@ def test_killed_at_any_step_it_goes_on_with_the_same_bytes(silo, portal, step):
     assert portal.refused() == []
     if number == 1:
         assert body_of(portal, 1) == {3 * portal.partner_word, 3 * portal.partner_word + 1}
+
+
+@pytest.mark.parametrize("step", ["list", "sketch", "second", "unmask", "nonce", "sum", "check", "state"])
+def test_killed_at_any_step_after_the_list_it_goes_on_with_the_same_bytes(silo, portal, step):
+    """As above, with the sketch check; `sum` dies while it fetches. Each word of the silo's update is 0 or 1 by chance."""
+    portal.partner_word = 1
+    portal.make_study(aggregation={"fraction_bits": 9, "sketch": True})
+    silo.decide()
+    killed, sent = [], {}
+
+    def fault(method, path):
+        if ".1.1/" in path and path.endswith(f"/{step}") and not killed:
+            killed.append(path)
+            silo.kill()
+        return None
+
+    portal.fault = fault
+    portal.rounds = 1
+    portal.holding = True
+    silo.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    with portal.condition:
+        portal.holding = False
+        portal.follow()
+        portal.holding = True
+    silo.until(lambda: killed and silo.processes[-1].poll() is not None)
+    silo.start()
+    portal.wait(lambda: portal.finished(1))
+    assert portal.refused() == []
+    for request in portal.received:
+        kind = request.path.rsplit("/", 1)[1]
+        if ".1.1/" in request.path and request.method == "POST" and kind not in ("heartbeat", "metrics"):
+            payload = json.loads(request.body)["payload"]
+            assert sent.setdefault(kind, payload) == payload, f"{kind} left twice, with other bytes"
+    assert body_of(portal, 1) == {3, 4}
+    assert portal.round(1).members == ["site-1", "site-2", "site-3", "site-4"]
 
 
 def test_killed_in_training_it_trains_again_under_the_same_keys(ready, portal):
@@ -240,7 +343,7 @@ def test_status_tells_what_was_sent_and_what_is_in_force(ready, portal):
     ready.start()
     portal.begin()
     portal.wait(lambda: portal.finished(2))
-    kinds = {"update", "keys", "bundles", "ready", "list", "unmask", "state"}
+    kinds = {"update", "keys", "bundles", "ready", "list", "unmask", "nonce", "check", "state"}
     # What was sent is noted beside the sending, a moment later.
     ready.until(lambda: kinds <= ready.status()["sent"].keys())
     status = ready.status()
@@ -279,3 +382,77 @@ def test_it_waits_for_a_portal_that_is_not_there_yet(ready, portal):
     portal.fault = lambda method, path: None
     portal.begin()
     portal.wait(lambda: portal.finished(1), 40)
+
+
+# --- away ------------------------------------------------------------------------------------------------------------
+
+
+def killed_at(silo, portal, kind, away):
+    """The silo dies when it sends this in round 1, and is not waited for in these kinds."""
+    killed = []
+
+    def fault(method, path):
+        if path.endswith(f".1.1/{kind}") and method == "POST" and not killed:
+            portal.away = {"site-1": set(away)}
+            silo.kill()
+            killed.append(path)
+        return None
+
+    portal.fault = fault
+    portal.holding = True
+    silo.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    with portal.condition:
+        portal.holding = False
+        portal.follow()
+        portal.holding = True
+    silo.until(lambda: killed and silo.processes[-1].poll() is not None)
+
+
+def test_away_between_update_and_sum_it_agrees_to_what_the_others_signed_and_checks_the_sum(ready, portal):
+    killed_at(ready, portal, "update", ("list", "unmask"))
+    played = portal.round(1)
+    portal.wait(lambda: played.stage == "nonce")
+    ready.start()
+    portal.wait(lambda: portal.finished(1))
+    assert portal.refused() == []
+    assert [kind for kind in ("list", "unmask") if "site-1" in played.mail[kind]] == []
+    assert [kind for kind in ("nonce", "check", "state") if "site-1" not in played.mail[kind]] == []
+    assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
+
+
+def test_away_when_sketches_are_shown_it_is_left_out_and_joins_the_next_round(sketched, portal):
+    killed_at(sketched, portal, "list", ("sketch",))
+    portal.wait(lambda: portal.finished(1))
+    assert portal.round(1).members == ["site-2", "site-3", "site-4"]
+    portal.away = {}
+    sketched.start()
+    with portal.condition:
+        portal.holding = False
+        portal.follow()
+    portal.wait(lambda: portal.finished(2))
+    assert portal.refused() == []
+    assert "site-1" in portal.round(2).members
+
+
+def test_away_for_a_whole_round_it_takes_up_the_model_that_the_others_signed(ready, portal):
+    portal.holding = True
+    ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    ready.close()
+    portal.away = {"site-1": set(ORDER)}
+    with portal.condition:
+        portal.holding = False
+        portal.follow()
+        portal.holding = True
+    assert portal.finished(1)
+    portal.away = {}
+    with portal.condition:
+        portal.holding = False
+        portal.follow()
+    ready.start()
+    portal.wait(lambda: portal.finished(2))
+    assert portal.refused() == []
+    assert "site-1" in portal.round(2).members
