@@ -37,7 +37,7 @@ from protocol.secure_aggregation.parameters import Segment
 
 MARGIN: Final = 4
 """A silo's largest element over the mean's; measured on chest images in docs/secure-aggregation.md."""
-FALL: Final = 2
+FALL: Final = 1
 """Powers of two by which a bound may fall in a round."""
 FIRST: Final = 8
 """The largest element of a first update over its root mean square, as powers of two go."""

@@ -222,4 +222,4 @@ def test_words_too_many_or_too_few_are_refused() -> None:
 
 
 def test_the_rules_are_the_documented_ones() -> None:
-    assert (module.MARGIN, module.FALL, module.FIRST, module.LEAST_BITS) == (4, 2, 8, 4)
+    assert (module.MARGIN, module.FALL, module.FIRST, module.LEAST_BITS) == (4, 1, 8, 4)
