@@ -9,12 +9,12 @@ All of this is exact: integers and fractions, the same at every hospital and at 
     first     2^e the least power of two >= FIRST * clip_norm / sqrt(d): d weights of one size have the L2 norm clip_norm
               at clip_norm / sqrt(d) each
     next      from m_T, the largest |word| of T in the published sum: 2^e the least power of two >=
-              MARGIN * m_T / (total_weight * 2^f_T), no less than 2^-FALL of the last one, at most clip_norm's own power of
-              two; a tensor whose sum is all zero keeps its bound
+              margin * m_T / (total_weight * 2^f_T), margin = SMALL_MARGIN for up to SMALL elements, else MARGIN; no less
+              than 2^-FALL of the last one, at most clip_norm's own power of two; a tensor whose sum is all zero keeps it
 
 The published sum is known to all, so nothing private is spent. An element beyond its tensor's bound is cut to it
 (quantise.py); what is cut goes into error feedback where the manifest has that, else it is lost like what `clip` takes. The
-sum then reaches the bound, and the next one is MARGIN times as large.
+sum then reaches the bound, and the next one is `margin` times as large.
 
 Scales may not lie so far apart that the sketch check's 64-bit sums could leave their range: f_T is at most the least f of
 the model plus 64 - word_bits - (bits of d). With long words and many weights that costs digits which nobody misses.
@@ -36,7 +36,11 @@ from protocol.model_state import LEAST_SCALE, MOST_SCALE, Scales, TensorSpec, ch
 from protocol.secure_aggregation.parameters import Segment
 
 MARGIN: Final = 4
-"""A silo's largest element over the mean's; measured on chest images in docs/secure-aggregation.md."""
+SMALL_MARGIN: Final = 16
+"""A silo's largest element over the mean's. Measured on chest images (docs/secure-aggregation.md): half of all tensors stay
+below 3, but updates of small ones may cancel, and reach 25. Room in small tensors costs hardly any digits of the whole."""
+SMALL: Final = 256
+"""Elements up to which a tensor is small."""
 FALL: Final = 1
 """Powers of two by which a bound may fall in a round."""
 FIRST: Final = 8
@@ -137,9 +141,10 @@ class FixedPoint:
             return None
         if len(maxima) != len(scales) or total_weight < 1:
             raise ScalesError("there must be one maximum for each shared tensor, and a weight of at least 1")
+        margins = (SMALL_MARGIN if spec.size <= SMALL else MARGIN for spec in table if spec.kind == "shared")
         return tuple(
-            self._next(scale, Fraction(MARGIN * m, total_weight) / 2**bits)
-            for scale, bits, m in zip(scales, places, maxima, strict=True)
+            self._next(scale, Fraction(margin * m, total_weight) / 2**bits)
+            for scale, bits, margin, m in zip(scales, places, margins, maxima, strict=True)
         )
 
     def _next(self, scale: int, wanted: Fraction) -> int:

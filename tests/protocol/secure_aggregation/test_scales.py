@@ -15,9 +15,25 @@ from protocol.model_state import LEAST_SCALE, MOST_SCALE, TensorSpec
 from protocol.secure_aggregation import scales as module
 from protocol.secure_aggregation import sketch
 from protocol.secure_aggregation.parameters import Segment
-from protocol.secure_aggregation.scales import FALL, MARGIN, FixedPoint, Maxima, ScalesError, Spread, ceil_log2, cut
+from protocol.secure_aggregation.scales import (
+    FALL,
+    MARGIN,
+    SMALL,
+    SMALL_MARGIN,
+    FixedPoint,
+    Maxima,
+    ScalesError,
+    Spread,
+    ceil_log2,
+    cut,
+)
 
-TABLE = (TensorSpec("a", (3,)), TensorSpec("ice", (9,), "frozen"), TensorSpec("b", (2, 2)), TensorSpec("c", ()))
+TABLE = (
+    TensorSpec("a", (SMALL + 1,)),
+    TensorSpec("ice", (9,), "frozen"),
+    TensorSpec("b", (2, 2)),
+    TensorSpec("c", ()),
+)
 
 
 @st.composite
@@ -48,7 +64,7 @@ def test_the_power_of_two_is_the_least_that_suffices(value: Fraction) -> None:
 def test_no_sum_of_updates_within_their_bounds_leaves_the_words(fixed: FixedPoint, exponents: list[int]) -> None:
     scales = tuple(min(each, fixed.most) for each in exponents)
     segments = fixed.segments(TABLE, scales)
-    assert sum(words for words, _ in segments) == 8
+    assert sum(words for words, _ in segments) == SMALL + 6
     for bits, bound in zip(
         (bits for _, bits in segments), fixed.word_bounds(segments, [fixed.heaviest] * fixed.silos), strict=True
     ):
@@ -92,8 +108,10 @@ def test_the_next_bound_holds_what_the_sum_shows_and_moves_by_the_rules(
     found = fixed.next_scales(TABLE, scales, maxima, total_weight=weight)
     assert found is not None
     assert found == fixed.next_scales(TABLE, scales, maxima, total_weight=weight)
-    for old, new, bits, m in zip(scales, found, fixed._places(TABLE, scales), maxima, strict=True):
-        wanted = Fraction(MARGIN * m, weight) / 2**bits
+    margins = (MARGIN, SMALL_MARGIN, SMALL_MARGIN)
+    places = fixed._places(TABLE, scales)
+    for old, new, bits, margin, m in zip(scales, found, places, margins, maxima, strict=True):
+        wanted = Fraction(margin * m, weight) / 2**bits
         assert LEAST_SCALE <= new <= fixed.most and new >= old - FALL
         if m == 0:
             assert new == old
@@ -108,7 +126,7 @@ def test_a_tensor_that_reaches_its_bound_gets_a_wider_one() -> None:
     fixed = FixedPoint(16, None, 8.0, 4)
     scales = (-6, -6, -6)
     (bound, *_) = fixed.word_bounds(fixed.segments(TABLE, scales), [1] * 4)
-    assert fixed.next_scales(TABLE, scales, [bound - 4] * 3, total_weight=4) == (-4, -4, -4)
+    assert fixed.next_scales(TABLE, scales, [bound - 4] * 3, total_weight=4) == (-4, -2, -2)
 
 
 def test_the_first_bounds_follow_from_clip_norm_and_the_number_of_weights() -> None:
@@ -122,8 +140,8 @@ def test_the_first_bounds_follow_from_clip_norm_and_the_number_of_weights() -> N
 def test_neighbours_of_one_scale_are_one_segment() -> None:
     fixed = FixedPoint(16, None, 1.0, 3)
     assert fixed.levels == 13
-    assert fixed.segments(TABLE, (-3, -3, -4)) == (Segment(7, 16), Segment(1, 17))
-    assert FixedPoint(16, 5, 1.0, 3).segments(TABLE, None) == (Segment(8, 5),)
+    assert fixed.segments(TABLE, (-3, -3, -4)) == (Segment(SMALL + 5, 16), Segment(1, 17))
+    assert FixedPoint(16, 5, 1.0, 3).segments(TABLE, None) == (Segment(SMALL + 6, 5),)
 
 
 def test_a_bound_is_never_above_the_length_of_the_whole_update() -> None:
@@ -214,7 +232,7 @@ def test_the_largest_words_of_a_sum_do_not_depend_on_its_pieces(tensors: list[tu
 
 def test_words_too_many_or_too_few_are_refused() -> None:
     found = Maxima(TABLE)
-    found.add(np.zeros(7, dtype="<i4"))
+    found.add(np.zeros(SMALL + 5, dtype="<i4"))
     with pytest.raises(ScalesError, match="fewer"):
         found.values()
     with pytest.raises(ScalesError, match="more"):
@@ -222,4 +240,5 @@ def test_words_too_many_or_too_few_are_refused() -> None:
 
 
 def test_the_rules_are_the_documented_ones() -> None:
-    assert (module.MARGIN, module.FALL, module.FIRST, module.LEAST_BITS) == (4, 1, 8, 4)
+    assert (MARGIN, SMALL_MARGIN, SMALL) == (4, 16, 256)
+    assert (FALL, module.FIRST, module.LEAST_BITS) == (1, 8, 4)
