@@ -282,18 +282,9 @@ def state(table: list[dict[str, Any]], weights: list[float]) -> dict[str, str]:
 def next_weights(
     weights: list[float], words: list[int], segments: list[list[int]], server_lr: float, total_weight: int
 ) -> list[float]:
-    vector, start = np.array(weights, dtype="<f4"), 0
-    for count, bits in segments:
-        part = slice(start, start + count)
-        server_step.apply(
-            vector[part],
-            lanes(words[part], 32),
-            fraction_bits=bits,
-            total_weight=total_weight,
-            server_lr=server_lr,
-            out=vector[part],
-        )
-        start += count
+    scales = tuple(Segment(count, bits) for count, bits in segments)
+    vector = np.array(weights, dtype="<f4")
+    server_step.apply(vector, lanes(words, 32), scales, total_weight=total_weight, server_lr=server_lr, out=vector)
     return vector.tolist()
 
 
