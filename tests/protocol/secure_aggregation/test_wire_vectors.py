@@ -398,7 +398,7 @@ def silos(world: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, SiloRound]:
         lambda: h(given["silos"][speaks[-1]]["mlkem_seed"] + given["silos"][speaks[-1]]["x25519_key"]),
     )
     boxes = KnownBoxes(given["silos"], make_vectors.boxes_of(VECTORS["round"]["out"]))
-    monkeypatch.setattr(sealing, "_encrypt", boxes.encrypt)
+    monkeypatch.setattr(sealing, "encrypt", boxes.encrypt)
 
     keys = {name: SigningKey.from_bytes(h(secret["signing_key"])) for name, secret in given["silos"].items()}
     segments = tuple(Segment(*segment) for segment in given["segments"])
