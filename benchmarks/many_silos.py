@@ -34,6 +34,7 @@ from benchmarks import many_silos_page
 from protocol import canonical
 from protocol.secure_aggregation import JournalConflict
 from protocol.secure_aggregation.sparse import Claim, Leaf, Parcel, SparseCoordinator, SparseParameters, SparseRound
+from protocol.secure_aggregation.words import lane
 from protocol.signing import Envelope, SigningKey
 
 STEPS = ("keys", "row", "bundles", "ready", "update", "list", "unmask")
@@ -224,7 +225,7 @@ class Round:
         if set(removal.members) != self.added:
             raise RuntimeError("the list is not of all who uploaded; nobody should have been left out here")
         for k, total in enumerate(self.sums):
-            self.meter.run(removal.subtract, k, total)
+            self.meter.run(removal.subtract, k, total.view(lane(self.parameters.bits(k))))
         body = np.zeros(self.parameters.words, dtype=np.uint32)
         tail = np.zeros(self.parameters.tail, dtype=np.uint64)
         for name in removal.members:

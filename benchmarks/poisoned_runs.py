@@ -17,7 +17,9 @@ from benchmarks.attacks import Attack, Turn, with_patch
 from benchmarks.six_silos import Federation, Held
 from protocol import server_step
 from protocol.model_state import ModelState
-from protocol.secure_aggregation.quantise import QuantisationError, clip, prove_range, quantise
+from protocol.secure_aggregation.parameters import Segment
+from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
+from protocol.secure_aggregation.scales import FixedPoint, ScalesError
 from protocol.secure_aggregation.sketch import Sketch, Verdict, judge, sketch
 from protocol.secure_aggregation.words import lane, signed
 from silo_node.training.trainer import round_seed
@@ -48,7 +50,8 @@ class Bench:
         self.federation, self.settings, self.seed = federation, settings, seed
         self.silos = federation.silos
         self.fraction_bits = largest_fraction_bits(len(self.silos), settings.clip, settings.word_bits)
-        self.segments = [(federation.first(seed).vector.size, self.fraction_bits)]
+        self.segments = [Segment(federation.first(seed).vector.size, self.fraction_bits)]
+        self.fixed = FixedPoint(settings.word_bits, self.fraction_bits, settings.clip, len(self.silos))
         self._updates: dict[tuple[str, str, int, str], NDArray[np.float32]] = {}
         self._seen: dict[str, dict[str, Any]] = {}
 
@@ -161,11 +164,9 @@ class Bench:
         """As an honest silo does it."""
         words = quantise(
             clip(update, self.settings.clip),
+            self.fixed,
+            self.segments,
             weight=1,
-            fraction_bits=self.fraction_bits,
-            word_bits=self.settings.word_bits,
-            n=len(self.silos),
-            clip_norm=self.settings.clip,
             rng=np.random.default_rng(list(self._bytes("rounding", number, silo))),
         )
         return signed(words, self.settings.word_bits)
@@ -186,10 +187,10 @@ class Bench:
         """The next model, and why the sum was thrown away if it was."""
         summed = _wrapped(np.sum([words[silo] for silo in members], axis=0, dtype=np.int64), self.settings.word_bits)
         size = lane(self.settings.word_bits)
-        lanes, places = summed.astype(f"<i{size.itemsize}").view(size), self.fraction_bits
-        bound = server_step.word_bound([1] * len(members), clip_norm=self.settings.clip, fraction_bits=places)
+        lanes = summed.astype(f"<i{size.itemsize}").view(size)
+        bounds = self.fixed.word_bounds(self.segments, [1] * len(members))
         try:
-            server_step.check_range(lanes, bound, word_bits=self.settings.word_bits)
+            server_step.check_range(lanes, self.segments, bounds, word_bits=self.settings.word_bits)
         except server_step.ServerStepError:
             return state, "OUT_OF_RANGE"
         total = np.sum([sketches[silo] for silo in members], axis=0)
@@ -198,7 +199,7 @@ class Bench:
         vector = server_step.apply(
             state.vector,
             lanes,
-            fraction_bits=places,
+            self.segments,
             total_weight=len(members),
             word_bits=self.settings.word_bits,
         )
@@ -231,8 +232,8 @@ def largest_fraction_bits(n: int, clip_norm: float, word_bits: int) -> int:
     """The most binary places, up to 20, with which the sum of n updates fits."""
     for bits in range(20, 0, -1):
         try:
-            prove_range(n=n, clip_norm=clip_norm, max_weight=1, fraction_bits=bits, word_bits=word_bits)
-        except QuantisationError:
+            FixedPoint(word_bits=word_bits, fraction_bits=bits, clip_norm=clip_norm, silos=n)
+        except ScalesError:
             continue
         return bits
     raise SystemExit("no fixed point fits: take a smaller clip")

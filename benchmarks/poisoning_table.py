@@ -18,27 +18,46 @@ LAST = 4
 
 
 def text(lines: Lines) -> str:
-    """The page."""
-    settings = next(line for line in lines if line["kind"] == "settings")
+    """The page. Lines of several runs may follow each other; the first run's attacker gets most of the page."""
+    runs = _by_attacker(lines)
+    attacker, main = next(iter(runs.items()))
+    settings = main[0]
+    gross = [attack.name for attack in ATTACKS if not attack.quiet or attack.name == "nan"]
+    quiet = [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]
     parts = [
         _HEAD.format(
             **settings, last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
             sizes=", ".join(f"{silo} {count}" for silo, count in settings["images"].items()),
         ),
         _RULE.format(slack=float(SLACK), above=ABOVE, below=float(BELOW), clip=settings["clip"]),
-        _damage(lines, [attack.name for attack in ATTACKS if not attack.quiet or attack.name == "nan"]),
-        _REPLAY, _replay(lines),
+        _damage(main, gross, attacker),
+        _REPLAY, _replay(main),
         _NORMS, _norms(lines), _NORMS_SAY,
-        _QUIET, _damage(lines, [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]),
-        _DIRECTIONS, _directions(lines, settings["attacker"]),
-        _GAINS.format(**settings), _gains(lines, settings["attacker"]),
-        _conclusion(lines, settings["attacker"]),
+        _QUIET, _damage(main, quiet, attacker),
+        _DIRECTIONS, _directions(main, attacker),
+        _GAINS.format(**settings), _gains(main, attacker),
+        _conclusion(main, attacker),
     ]  # fmt: skip
+    for other, its in list(runs.items())[1:]:
+        parts += [
+            _OTHER.format(**(its[0] | {"attacker": other})),
+            _damage(its, [*gross, *quiet], other),
+            _directions(its, other),
+        ]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
-def _damage(lines: Lines, names: Sequence[str]) -> str:
-    attacker = next(line["attacker"] for line in lines if line["kind"] == "settings")
+def _by_attacker(lines: Lines) -> dict[str, list[dict[str, Any]]]:
+    """Each attacker's lines; the first of them are the settings."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    attacker = ""
+    for line in lines:
+        attacker = line.get("attacker", attacker)
+        runs.setdefault(attacker, []).append(line)
+    return runs
+
+
+def _damage(lines: Lines, names: Sequence[str], attacker: str) -> str:
     rows = []
     for name in ("none", *names):
         checked = [line for line in lines if line["kind"] == "round" and line["attack"] == name and line["check"]]
@@ -148,7 +167,7 @@ def _directions(lines: Lines, attacker: str) -> str:
             def mean(silo: str, key: str, found: Lines = found) -> float:
                 return float(np.mean([entry[silo][key] for entry in found]))
 
-            lowest = [_lowest(entry) for entry in found]
+            lowest = [_lowest(entry, "cosine") for entry in found]
             rows.append(
                 [
                     "no attacker" if name == "none" else WORDS[name],
@@ -171,8 +190,11 @@ def _gains(lines: Lines, attacker: str) -> str:
         for silo in silos:
             error = float(np.sqrt(np.sum([entry[silo]["error"] ** 2 for entry in found]))) / len(found)
             cells.append(f"{np.mean([entry[silo]['difference'] for entry in found]):+.4f} ± {error:.4f}")
-        rows.append(["no attacker" if name == "none" else WORDS[name], *cells])
-    return _table(["attack", *(f"**{silo}**" if silo == attacker else silo for silo in silos)], rows)
+        lowest = [_lowest(entry, "difference") for entry in found]
+        out = f"{lowest.count(attacker)} of {len(lowest)}"
+        rows.append(["no attacker" if name == "none" else WORDS[name], *cells, out])
+    names = [f"**{silo}**" if silo == attacker else silo for silo in silos]
+    return _table(["attack", *names, "attacker is lowest"], rows)
 
 
 def _seeds(lines: Lines) -> set[int]:
@@ -197,16 +219,23 @@ def _conclusion(lines: Lines, attacker: str) -> str:
     longest = max(line["rounds"] for line in chosen)
     last = [line for line in chosen if line["rounds"] == longest]
     attacked = [line for line in last if line["attack"] != "none"]
-    honest = [_lowest(line["silos"]) for line in last if line["attack"] == "none"]
+    honest = [_lowest(line["silos"], "cosine") for line in last if line["attack"] == "none"]
+    gains = [line for line in lines if line["kind"] == "gains"]
+    flips = [line["silos"] for line in gains if line["attack"] in ("sign_flip", "label_flip")]
+    plain = [gain["difference"] / gain["error"] for line in gains if line["attack"] == "none"
+             for gain in line["silos"].values()]  # fmt: skip
     return _CONCLUSION.format(
-        lowest=sum(_lowest(line["silos"]) == attacker for line in attacked),
+        lowest=sum(_lowest(line["silos"], "cosine") == attacker for line in attacked),
         runs=len(attacked),
         without=", ".join(f"{silo} in {honest.count(silo)} of {len(honest)}" for silo in sorted(set(honest))),
+        found=sum(_lowest(silos, "difference") == attacker for silos in flips),
+        flips=len(flips),
+        farthest=abs(min(plain)),
     )
 
 
-def _lowest(silos: dict[str, Any]) -> str:
-    return min(silos, key=lambda silo: silos[silo]["cosine"])
+def _lowest(silos: dict[str, Any], key: str) -> str:
+    return min(silos, key=lambda silo: silos[silo][key])
 
 
 _HEAD = """
@@ -216,6 +245,7 @@ Written by `python -m benchmarks.poisoning --table` from a run of `python -m ben
 `python -m benchmarks.update_norms` on real chest X-rays; no figure in a table is typed.
 
 Six silos train the demo's plan together: four hospitals, two of them halved by patient (training images: {sizes}).
+
 {attacker} attacks from round {start} to the last, {rounds}: {attacked} rounds. Seeds: {seeds}. Words of {word_bits} bits, norm
 bound (`clip_norm`) {clip:g}. AUC: the mean over site_1, site_2 and site_3 (site_4 has one class), and over the models of the
 last {last} rounds; in brackets the difference to the same seeds without an attacker, with its standard error over seeds.
@@ -276,18 +306,26 @@ Other runs, of {gain_rounds} rounds, in which {silos_a_round} silos drawn at ran
 of a round with the silo, less that of a round without, with its standard error, from round {start} on; means over seeds.
 """
 
+_OTHER = """
+## The same with {attacker} as the attacker
+
+Seeds: {seeds}.
+"""
+
 _CONCLUSION = """
 ## What can't be told apart
 
-- **Who pulls the wrong way.** Over all attacked rounds, the attacker has the lowest cosine in {lowest} of {runs} runs with a
-  quiet attack, and an honest silo in all others. Without an attacker it is the hospital with one class ({without}). A
-  silo that sends flipped signs or trains on flipped labels pulls most against whoever resembles it most, here the other half
-  of its own hospital, and that honest half then looks as bad or worse. More rounds make the cosines surer and do not change
-  this: a low cosine says that two hospitals disagree, not which of them is wrong.
-- **A backdoor, noise, an old update** have the cosine of an honest silo. The backdoor even keeps its AUC; only somebody who
-  tries the right patch can see it.
-- **What a hospital adds to the model.** The error of the gain is about as large as the gain, so a silo that does harm within
-  the norm bound shows late if ever.
+- **Who pulls the wrong way, by direction.** Over all attacked rounds, the attacker has the lowest cosine in {lowest} of {runs}
+  runs with a quiet attack, and an honest silo in all others. Without an attacker it is the hospital with one class
+  ({without}). A silo that flips signs or labels pulls most against whoever resembles it most, here the other half of its own
+  hospital, and that honest half then looks as bad or worse. More rounds make the cosines surer and do not change this: a low
+  cosine says that two hospitals disagree, not which of them is wrong.
+- **Who does harm, by the gain**: better, but only where participation was drawn at random, after many rounds, and not for
+  certain. Among runs with flipped signs or labels the attacker has the lowest gain in {found} of {flips}, and an honest silo
+  in the others. Without any attacker an honest silo's gain still lies up to {farthest:.1f} of its standard errors below zero: a
+  hospital that is merely different can lower the mean as well.
+- **A backdoor** has the cosine and the gain of an honest silo, and the model keeps its AUC; only somebody who tries the right
+  patch can see it. **Noise and an old update** have an honest cosine too; they cost about what the silo's absence costs.
 
 So the check ends gross attacks at once and limits quiet ones to what one honest update's length can do; a person who sees a low
 cosine or a loss over many rounds may pause a silo and ask. No machine does.

@@ -43,8 +43,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from benchmarks.upload_bytes import bytes_sent, parameters_for
 from protocol.secure_aggregation import Removal
 from protocol.secure_aggregation.masking import Masks, cores, masked
-from protocol.secure_aggregation.parameters import CHUNK_WORDS
+from protocol.secure_aggregation.parameters import CHUNK_WORDS, Segment
 from protocol.secure_aggregation.quantise import clip, quantise
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.words import lane, pack
 
 BLOCKS = (128 << 10, 256 << 10, 512 << 10, 1 << 20)
@@ -111,6 +112,8 @@ class Case:
         self.update = (rng.standard_normal(d) / np.sqrt(d)).astype(np.float32)
         self.words = rng.integers(0, 2**word_bits, d, dtype=np.uint32).astype(lane(word_bits))
         self.out = np.empty(min(d, CHUNK_WORDS), dtype=self.words.dtype)
+        places = word_bits - 2 - n.bit_length()
+        self.fixed = FixedPoint(word_bits=word_bits, fraction_bits=places, clip_norm=1.0, silos=n)
         seeds = [bytes([number]) * 32 for number in range(n)]
         ctx = self.parameters.ctx
         self.masks = Masks.build(ctx, self_plus=seeds[:1], pair_plus=seeds[1 : n // 2], pair_minus=seeds[n // 2 :])
@@ -136,11 +139,9 @@ class Case:
         """Clip and quantise."""
         quantise(
             clip(self.update, 1.0),
+            self.fixed,
+            (Segment(self.d, self.fixed.fraction_bits or 0),),
             weight=1,
-            fraction_bits=self.bits - 2 - self.n.bit_length(),
-            word_bits=self.bits,
-            n=self.n,
-            clip_norm=1.0,
             rng=np.random.default_rng(),
         )
         yield

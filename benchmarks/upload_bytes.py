@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.evaluation import encode_tail, tail_length
 from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound
-from protocol.secure_aggregation.words import lane
+from protocol.secure_aggregation.parameters import Segment, SketchTerms
+from protocol.secure_aggregation.words import lane, signed
 from protocol.signing import Envelope, SigningKey
 
 BINS = 256
@@ -49,7 +51,15 @@ def parameters_for(d: int, n: int, word_bits: int, keys: dict[str, SigningKey] |
         words=d,
         tail=tail_length(BINS),
         word_bits=word_bits,
+        sketch=SketchTerms(dict.fromkeys(keys, 1), 1.0, (Segment(d, 0),)),
     )
+
+
+def _judged(
+    silo: SiloRound, checks: list[Envelope], body: list[NDArray[np.int32]], tail: NDArray[np.uint64]
+) -> SiloRound:
+    silo.verify_sum(checks, body, tail)
+    return silo
 
 
 def bytes_sent(d: int, n: int, word_bits: int) -> int:
@@ -83,6 +93,11 @@ def bytes_sent(d: int, n: int, word_bits: int) -> int:
         updates[silo] = each.finish_update()
     updated = all_of(updates)
     lists = all_of({silo: each.sign_list(updated) for silo, each in silos.items()})
-    all_of({silo: each.unmask(lists) for silo, each in silos.items()})
-    all_of({silo: each.sign_state(DIGEST) for silo, each in silos.items()})
+    sketches = all_of({silo: each.show_sketch(lists) for silo, each in silos.items()})
+    seconds = all_of({silo: each.sign_second(sketches) for silo, each in silos.items()})
+    all_of({silo: each.unmask(lists, seconds) for silo, each in silos.items()})
+    nonces = all_of({silo: each.open_nonce(DIGEST) for silo, each in silos.items()})
+    checks = all_of({silo: each.send_check(nonces) for silo, each in silos.items()})
+    body = [signed(words, word_bits)]
+    all_of({silo: _judged(each, checks, body, tail * np.uint64(n)).sign_state(DIGEST) for silo, each in silos.items()})
     return sum(map(len, sent))

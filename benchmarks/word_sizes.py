@@ -33,7 +33,9 @@ from benchmarks.six_silos import Federation
 from demo.plan import demo_plan
 from protocol import server_step
 from protocol.model_state import ModelState
+from protocol.secure_aggregation.parameters import Segment
 from protocol.secure_aggregation.quantise import clip, quantise
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.words import Lanes, lane, signed
 from silo_node.training.trainer import round_seed
 
@@ -78,11 +80,9 @@ class Words:
         for at, update in enumerate(updates.values()):
             total += quantise(
                 update,
+                FixedPoint(self.word_bits, self.fraction_bits, self.bound, len(updates)),
+                (Segment(len(update), self.fraction_bits),),
                 weight=1,
-                fraction_bits=self.fraction_bits,
-                word_bits=self.word_bits,
-                n=len(updates),
-                clip_norm=self.bound,
                 rng=np.random.default_rng([self.draw, *key, at]),
             )
         return total
@@ -96,7 +96,7 @@ class Words:
         vector = server_step.apply(
             state.vector,
             summed,
-            fraction_bits=self.fraction_bits,
+            (Segment(len(summed), self.fraction_bits),),
             total_weight=silos,
             word_bits=self.word_bits,
         )

@@ -45,6 +45,7 @@ def draft(
             "fraction_bits": 20,
             "clip_norm": clip_norm,
             "sketch": True,
+            "error_feedback": False,
             "check_words": "required",
             "sparse_from": 64,
             "drawn": None,

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from protocol.model_state import BLOCK, ModelState, StateError, TensorSpec, Vector, check_table, slices, words
+from protocol.model_state import BLOCK, ModelState, Scales, StateError, TensorSpec, Vector, check_table, slices, words
 
 LABEL: Final = b"consilium-initial/1\n"
 ZERO_NAMES: Final = ("bias", "running_mean", "num_batches_tracked")
@@ -35,12 +35,14 @@ ZERO_NAMES: Final = ("bias", "running_mean", "num_batches_tracked")
 MAX_SEED: Final = 2**53 - 1
 
 
-def initial_state(table: Sequence[TensorSpec], seed: int, *, out: Vector | None = None) -> ModelState:
+def initial_state(
+    table: Sequence[TensorSpec], seed: int, *, scales: Scales | None = None, out: Vector | None = None
+) -> ModelState:
     """The first state of a network.
 
-    Parameters: table: its tensors. seed: 0 to 2^53 - 1, from the manifest. out: float32[d] to fill (a memory map, say);
-    None makes a new array.
-    Returns: the state over `out`; only shared tensors are in it (local ones: `initial_tensor`).
+    Parameters: table: its tensors. seed: 0 to 2^53 - 1, from the manifest. scales: `FixedPoint.initial`. out: float32[d] to
+    fill (a memory map, say); None makes a new array.
+    Returns: the state over `out`; local tensors are not in it (`initial_tensor`).
     Raises: ValueError for a seed out of range or an `out` that does not fit; StateError for a table that is none.
     """
     vector = np.empty(words(table), dtype="<f4") if out is None else out
@@ -48,16 +50,19 @@ def initial_state(table: Sequence[TensorSpec], seed: int, *, out: Vector | None 
         raise ValueError(f"out must be float32 of length {words(table)}")
     for spec, where in slices(table):
         _fill(spec, seed, vector[where])
-    return ModelState(tuple(table), vector)
+    return ModelState(tuple(table), vector, scales)
 
 
-def pretrained_state(table: Sequence[TensorSpec], given: ModelState, *, out: Vector | None = None) -> ModelState:
+def pretrained_state(
+    table: Sequence[TensorSpec], given: ModelState, *, scales: Scales | None = None, out: Vector | None = None
+) -> ModelState:
     """The first state of a network that starts from a model trained before.
 
-    Tensors are found by name, so their order in `given` does not matter. Every shared tensor of `table` must be there in
-    its shape, and nothing that the network does not have. What `table` keeps local is left out: it starts afresh.
+    Tensors are found by name, so their order in `given` does not matter. Every shared or frozen tensor of `table` must be
+    there in its shape, and nothing that the network does not have. What `table` keeps local is left out: it starts afresh.
 
-    Parameters: table: the network's tensors. given: the model that the manifest names. out: as for `initial_state`.
+    Parameters: table: the network's tensors. given: the model that the manifest names, of which only the values count.
+    scales, out: as for `initial_state`.
     Returns: the state over `out`; its digest is that of `given` where both have the same table.
     Raises: ValueError for an `out` that does not fit; StateError naming the tensor that does not.
     """
@@ -78,7 +83,7 @@ def pretrained_state(table: Sequence[TensorSpec], given: ModelState, *, out: Vec
                 f"{spec.name}: has the shape {shape} in the model that was given, {spec.shape} in the network"
             )
         vector[where] = given.vector[source]
-    return ModelState(table, vector)
+    return ModelState(table, vector, scales)
 
 
 def initial_tensor(spec: TensorSpec, seed: int) -> Vector:

@@ -9,7 +9,6 @@ change.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -21,6 +20,7 @@ from protocol.manifest_fields import (
     Country,
     Day,
     Digest,
+    Layer,
     Line,
     Lines,
     Name,
@@ -32,6 +32,7 @@ from protocol.manifest_fields import (
     unique,
 )
 from protocol.many_silos import MOST_SILOS
+from protocol.secure_aggregation.scales import FixedPoint, ScalesError
 
 SCHEMA: Final = "consilium/manifest/1"
 """The manifest format that this code reads and writes."""
@@ -151,7 +152,11 @@ class PretrainedInitial(Part):
 
 
 class Plan(Part):
-    """Training, as data."""
+    """Training, as data.
+
+    frozen: names of layers, or of what holds them ("features" for "features.conv0.weight"), that stay as the first model
+    has them: they are not trained and never sent.
+    """
 
     network: Network
     input: Input
@@ -163,6 +168,7 @@ class Plan(Part):
     local_epochs: int = Field(ge=1, le=1000)
     strategy: Strategy
     personalisation: Literal["none"]
+    frozen: Annotated[tuple[Layer, ...], AfterValidator(unique)] = Field(max_length=256)
     stopping: Stopping
     evaluation: EvaluationPlan
     initial: Annotated[SeedInitial | PretrainedInitial, Field(discriminator="kind")]
@@ -171,6 +177,8 @@ class Plan(Part):
 class Aggregation(Part):
     """Secure aggregation: sizes, words on the wire, the L2 bound `clip_norm` of one update, and the checks.
 
+    fraction_bits: binary places of the words; null: each tensor's scale follows the sum of the round before (scales.py).
+    error_feedback: whether a hospital keeps what rounding and cutting took from an update, and adds it to its next one.
     sketch: whether each silo shows a sketch of its update, so that one out of bounds is left out before the unmasking.
     check_words: whether a sum may stand although a member's check word never came ("optional"), or never ("required").
     sparse_from: from that many participants on each silo masks with a neighbourhood (secure_aggregation/sparse).
@@ -181,7 +189,8 @@ class Aggregation(Part):
     min_roster: int = Field(ge=3, le=MOST_SILOS)
     min_participants: int = Field(ge=2, le=MOST_SILOS)
     word_bits: Literal[32, 24, 16, 12]
-    fraction_bits: int = Field(ge=1, le=30)
+    fraction_bits: int | None = Field(ge=1, le=30)
+    error_feedback: bool
     clip_norm: float = Field(gt=0, le=1e6)
     sketch: bool
     check_words: Literal["required", "optional"]
@@ -310,22 +319,30 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _check_range(self) -> Manifest:
-        """Proves n * (clip_norm * max_weight * 2^fraction_bits + 1) < 2^(word_bits-1), exactly: no sum can wrap "
-        "around."""
-        heaviest = max(participant.weight for participant in self.participants)
-        one = Fraction(self.aggregation.clip_norm) * heaviest * 2**self.aggregation.fraction_bits + 1
-        if len(self.participants) * one >= 2 ** (self.aggregation.word_bits - 1):
-            raise ValueError(
-                f"aggregation.fraction_bits: {len(self.participants)} updates of length clip_norm and weight "
-                f"{heaviest} could overflow a sum of {self.aggregation.word_bits} bits; lower fraction_bits, clip_norm "
-                "or the weights"
-            )
+        """Proves that no sum of words can wrap round, and that a word says enough."""
+        self.fixed_point()
         return self
 
     @property
     def sparse(self) -> bool:
         """Whether rounds speak the protocol for many silos: the manifest alone says so."""
         return len(self.participants) >= self.aggregation.sparse_from
+
+    def fixed_point(self) -> FixedPoint:
+        """What the words of an update can hold. Raises ValueError where that is too little."""
+        aggregation = self.aggregation
+        weights = [participant.weight for participant in self.participants]
+        try:
+            return FixedPoint(
+                word_bits=aggregation.word_bits,
+                fraction_bits=aggregation.fraction_bits,
+                clip_norm=aggregation.clip_norm,
+                silos=len(weights),
+                heaviest=max(weights),
+                lightest=min(weights),
+            )
+        except ScalesError as error:
+            raise ValueError(f"aggregation.fraction_bits: {error}") from None
 
     def participant(self, silo: str) -> Participant:
         """The entry of `silo`. Raises KeyError where it takes no part."""

@@ -184,10 +184,18 @@ def _leaves(manifest: Manifest, weights: int | None) -> str:
         if manifest.aggregation.sketch
         else "Each time it is also asked for one number (a check word) about its update."
     )
+    frozen = (
+        f" Layers that are not trained ({listed(manifest.plan.frozen)}) are not in it." if manifest.plan.frozen else ""
+    )
+    kept = (
+        " What the rounding takes away stays in the hospital and is sent with its next vector."
+        if manifest.aggregation.error_feedback
+        else ""
+    )
     return (
         f"In each round one masked vector of {size}: how the hospital's training changed the model, shortened to a "
-        f"length of at most {clip:g} and rounded to {manifest.aggregation.word_bits} bits a number. With it, under the "
-        f"same masks, {tail_length(manifest.plan.evaluation.bins):,} numbers that say how well the model did on the "
+        f"length of at most {clip:g} and rounded to {manifest.aggregation.word_bits} bits a number.{frozen}{kept} With it, "
+        f"under the same masks, {tail_length(manifest.plan.evaluation.bins):,} numbers that say how well the model did on the "
         f"hospital's test images. At most {count(rounds, 'round')} of this, and one more round that only evaluates. {shown} "
         "Beside these only signed notes of the protocol (keys, digests, times, reasons for a refusal). No image, no label, "
         "no patient's identifier and no number of patients leaves; "

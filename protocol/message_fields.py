@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from protocol import canonical
 from protocol.canonical import CanonicalError
+from protocol.model_state import KINDS
 
 MAX_PAYLOAD: Final = 16 << 20
 """Bytes of the largest payload that is parsed at all."""
@@ -31,7 +32,7 @@ class TableRow(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    kind: Literal["shared", "local"]
+    kind: Literal["shared", "frozen", "local"]
 
 
 class Reason(NamedTuple):
@@ -139,8 +140,8 @@ def read_row(value: Any) -> TableRow:
     """One tensor of a table."""
     if not isinstance(value, dict) or value.keys() != {"name", "shape", "kind"}:
         raise MessageError("must be an object with exactly kind, name, shape")
-    if value["kind"] not in ("shared", "local"):
-        raise MessageError("kind must be shared or local")
+    if value["kind"] not in KINDS:
+        raise MessageError("kind must be shared, frozen or local")
     return TableRow(sentence(value["name"]), SHAPE.read(value["shape"]), value["kind"])
 
 

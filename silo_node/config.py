@@ -247,6 +247,11 @@ class Config:
         return self.folder / "models"
 
     @property
+    def feedback(self) -> Path:
+        """feedback/STUDY/: what rounding took from this silo's updates, where the study sends it later."""
+        return self.folder / "feedback"
+
+    @property
     def runs(self) -> Path:
         """runs/ROUND/: what belongs to one open round."""
         return self.folder / "runs"

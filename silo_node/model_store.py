@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 
 from protocol.initial_model import initial_state, pretrained_state
-from protocol.model_state import ModelState, StateError, Table, digest_of
+from protocol.model_state import ModelState, StateError, Table, digest_of, header_bytes
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.words import Lanes
-from protocol.server_step import apply
+from protocol.server_step import apply_whole, next_scales
 from silo_node.egress import Egress
 from silo_node.errors import AnswerNotGenuine, DiskFull, is_disk_full
 from silo_node.files import replacing, write_json
@@ -45,9 +46,9 @@ class ModelStore:
         self._checked.add(digest)
         return ModelState.load(path)
 
-    def make_initial(self, table: Table, seed: int) -> str:
+    def make_initial(self, table: Table, seed: int, fixed: FixedPoint) -> str:
         """Draw the first model from its seed, keep it, and return its digest."""
-        state = initial_state(table, seed)
+        state = initial_state(table, seed, scales=fixed.initial(table))
         digest = state.digest
         try:
             state.save(self.path(digest))
@@ -57,12 +58,13 @@ class ModelStore:
         self._checked.add(digest)
         return digest
 
-    def make_pretrained(self, table: Table, model: str, egress: Egress, *, round_id: str) -> str:
+    def make_pretrained(self, table: Table, model: str, fixed: FixedPoint, egress: Egress, *, round_id: str) -> str:
         """Fetch the model that the manifest names, put it into the network's order, and return the digest of that.
 
         Raises: what `ensure` raises; StateError where its tensors are not the network's.
         """
-        state = pretrained_state(table, self.ensure(model, egress, round_id=round_id))
+        given = self.ensure(model, egress, round_id=round_id)
+        state = pretrained_state(table, given, scales=fixed.initial(table))
         digest = state.digest
         if digest != model:
             try:
@@ -77,34 +79,37 @@ class ModelStore:
         self,
         model: str,
         summed: Lanes,
+        fixed: FixedPoint,
         *,
-        fraction_bits: int,
         total_weight: int,
         server_lr: float,
-        word_bits: int,
     ) -> str:
         """Apply the server step to `model` with the published sum (lanes [d]), keep the next state, return its digest.
 
-        Raises: ServerStepError, StateError, DiskFull.
+        Raises: ServerStepError, StateError, ScalesError, DiskFull.
         """
         state = ModelState.load(self.path(model))
+        segments = fixed.segments(state.table, state.scales)
+        scales = next_scales(fixed, state.table, state.scales, summed, total_weight=total_weight)
+        header = header_bytes(state.table, scales)
         beside = self._folder / f".next.{os.getpid()}.tmp"
         try:
             with beside.open("wb") as file:
-                file.write(state.header)
+                file.write(header)
                 # The blocks are reserved now: writing to a sparse map on a full disk would end the process by a signal.
                 os.posix_fallocate(file.fileno(), 0, state.length)
-            vector = np.memmap(beside, dtype="<f4", mode="r+", offset=len(state.header), shape=state.vector.shape)
-            apply(
+            vector = np.memmap(beside, dtype="<f4", mode="r+", offset=len(header), shape=state.vector.shape)
+            apply_whole(
+                state.table,
                 state.vector,
                 summed,
-                fraction_bits=fraction_bits,
+                segments,
                 total_weight=total_weight,
                 server_lr=server_lr,
-                word_bits=word_bits,
+                word_bits=fixed.word_bits,
                 out=vector,
             )
-            digest = digest_of(state.header, vector)
+            digest = digest_of(header, vector)
             beside.replace(self.path(digest))
         except OSError as error:
             _refuse_when_full(error)

@@ -20,8 +20,9 @@ from protocol.evaluation import EvaluationError, decode_tail
 from protocol.manifest import Manifest
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.scales import Segments
 from protocol.secure_aggregation.words import Lanes, lane, unpack
-from protocol.server_step import ServerStepError, check_range, word_bound
+from protocol.server_step import ServerStepError, check_range
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
 from silo_node.errors import AnswerNotGenuine, Refused
 from silo_node.node import Node
@@ -79,8 +80,15 @@ def check(
     return facts, envelope.digest
 
 
-def fetch(node: Node, parameters: RoundParameters, manifest: Manifest, run: Run, facts: Mapping[str, Any]) -> Published:
-    """The words; piece by piece into the round's folder, so that memory stays at one piece.
+def fetch(
+    node: Node,
+    parameters: RoundParameters,
+    manifest: Manifest,
+    run: Run,
+    facts: Mapping[str, Any],
+    segments: Segments,
+) -> Published:
+    """The words, whose scales are `segments`; piece by piece into the round's folder, so that memory stays at one piece.
 
     1. Their bytes have the digest that was signed.
     2. No word is larger than the clipped updates of the list can add up to: a sum that the portal made up moves no weight
@@ -90,8 +98,7 @@ def fetch(node: Node, parameters: RoundParameters, manifest: Manifest, run: Run,
     beside its words; PortalError.
     """
     # 1
-    summed = _room(run.summed, parameters.words, lane(parameters.word_bits))
-    tail = np.zeros(0, dtype="<u8")
+    summed, tail = _room(run.summed, parameters), np.zeros(0, dtype="<u8")
     whole = hashlib.sha256()
     for k in range(parameters.chunk_count):
         piece = node.egress.get(f"/api/v1/rounds/{run.id}/sum", kind="sum", query={"chunk": k}, round_id=run.id).body
@@ -109,11 +116,10 @@ def fetch(node: Node, parameters: RoundParameters, manifest: Manifest, run: Run,
     if "sha256:" + whole.hexdigest() != facts["digest"]:
         raise ProtocolViolation("SUM_DIFFERS", "the sum that the portal sent is not the one that it signed")
     # 2
-    aggregation = manifest.aggregation
     weights = [manifest.participant(silo).weight for silo in facts["members"]]
-    bound = word_bound(weights, clip_norm=aggregation.clip_norm, fraction_bits=aggregation.fraction_bits)
+    bounds = manifest.fixed_point().word_bounds(segments, weights)
     try:
-        check_range(summed, bound, word_bits=parameters.word_bits)
+        check_range(summed, segments, bounds, word_bits=parameters.word_bits)
     except ServerStepError as error:
         raise ProtocolViolation(
             "SUM_OUT_OF_RANGE", f"the published sum can't be one of clipped updates: {error}"
@@ -128,11 +134,12 @@ def fetch(node: Node, parameters: RoundParameters, manifest: Manifest, run: Run,
     return Published(summed, tail)
 
 
-def _room(path: Path, words: int, word: np.dtype[Any]) -> Lanes:
-    """Lanes [words] in a new file. Its blocks are reserved: a write to a map on a full disk would end the process."""
+def _room(path: Path, parameters: RoundParameters) -> Lanes:
+    """Lanes [d] in a new file. Its blocks are reserved: a write to a map on a full disk would end the process."""
+    words, kind = parameters.words, lane(parameters.word_bits)
     if not words:
-        return np.zeros(0, dtype=word)
+        return np.zeros(0, dtype=kind)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "r+b") as file:
-        os.posix_fallocate(handle, 0, word.itemsize * words)
-        return np.asarray(np.memmap(file, dtype=word, mode="r+", shape=(words,)))
+        os.posix_fallocate(handle, 0, kind.itemsize * words)
+        return np.asarray(np.memmap(file, dtype=kind, mode="r+", shape=(words,)))

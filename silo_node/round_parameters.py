@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from protocol.evaluation import tail_length
 from protocol.manifest import Manifest
-from protocol.secure_aggregation.parameters import RoundParameters, Segment, SketchTerms
+from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms
+from protocol.secure_aggregation.scales import Segments
 from silo_node.announcement import Announcement
 
 
-def round_parameters(announcement: Announcement, manifest: Manifest, words: int) -> RoundParameters:
-    """words: d of the model that is trained, 0 where nothing is. Raises: ValueError."""
+def round_parameters(announcement: Announcement, manifest: Manifest, segments: Segments) -> RoundParameters:
+    """segments: the scales of the model that is trained, none where nothing is. Raises: ValueError."""
     aggregation = manifest.aggregation
+    words = sum(size for size, _ in segments)
     return RoundParameters(
         study=announcement.study,
         manifest=announcement.manifest,
@@ -23,15 +25,15 @@ def round_parameters(announcement: Announcement, manifest: Manifest, words: int)
         words=words,
         tail=tail_length(manifest.plan.evaluation.bins),
         word_bits=aggregation.word_bits,
-        sketch=_sketch_terms(manifest, words) if aggregation.sketch and words else None,
+        sketch=_sketch_terms(manifest, segments) if aggregation.sketch and words else None,
         unverified=aggregation.check_words == "optional",
     )
 
 
-def _sketch_terms(manifest: Manifest, words: int) -> SketchTerms:
+def _sketch_terms(manifest: Manifest, segments: Segments) -> SketchTerms:
     aggregation = manifest.aggregation
     return SketchTerms(
         weights={participant.silo: participant.weight for participant in manifest.participants},
         clip_norm=aggregation.clip_norm,
-        segments=(Segment(words, aggregation.fraction_bits),),
+        segments=segments,
     )

@@ -25,16 +25,18 @@ from numpy.typing import NDArray
 from protocol.canonical import unb64
 from protocol.evaluation import EvaluationError, encode_tail
 from protocol.messages import Heartbeat, Metrics, Reason, seal
-from protocol.model_state import StateError, table_from_list
+from protocol.model_state import ModelState, StateError, table_from_list
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import threshold
 from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
 from protocol.secure_aggregation.records import Records
+from protocol.secure_aggregation.scales import ScalesError, Segments
 from protocol.secure_aggregation.silo import SiloRound
 from protocol.secure_aggregation.words import Lanes, lane
 from protocol.signing import Envelope, SignatureError
-from silo_node import logs
+from silo_node import error_feedback, logs
 from silo_node.announcement import Announcement
+from silo_node.error_feedback import ErrorFeedback
 from silo_node.errors import PortalRefused, Refused
 from silo_node.gate import Permission, evaluated_key, made_key, trained_key
 from silo_node.model_store import ModelStore
@@ -84,13 +86,20 @@ class RoundRunner:
         self._key = node.keys.silo
         self._silo: SiloRound | None = None
         self._records = Records(node.journal, announcement.study, announcement.number, announcement.attempt)
-        words = 0
-        if announcement.purpose == "train" and announcement.model is not None:
-            words = models.ensure(announcement.model, node.egress, round_id=self.id).vector.size
-        elif announcement.model is not None:
-            models.ensure(announcement.model, node.egress, round_id=self.id)
-        self.parameters = round_parameters(announcement, manifest, words)
-        self._sum = SumCheck(node, self._run, self.parameters, manifest)
+        self._fixed = manifest.fixed_point()
+        self._segments: Segments = ()
+        self._feedback: ErrorFeedback | None = None
+        if announcement.model is not None:
+            state = models.ensure(announcement.model, node.egress, round_id=self.id)
+            if announcement.purpose == "train":
+                self._segments = self._scales(state)
+                if manifest.aggregation.error_feedback:
+                    of = error_feedback.names(announcement.manifest, state.table)
+                    self._feedback = ErrorFeedback(node.config.feedback, announcement.study, of)
+            else:
+                error_feedback.forget(node.config.feedback, announcement.study)  # nothing is trained any more
+        self.parameters = round_parameters(announcement, manifest, self._segments)
+        self._sum = SumCheck(node, self._run, self.parameters, manifest, self._segments)
 
     # --- the steps ---------------------------------------------------------------------------------------------------
 
@@ -196,6 +205,9 @@ class RoundRunner:
         [checks] = self._read(body, "checks")
         self.verified = self._sum.verify(self._machine(), checks)
         digest = self._sum.make_next(self._models)
+        if self._feedback is not None:
+            # Only members of the list that was summed are given the check words.
+            self._feedback.summed(self.id, digest)
         needed = self._signers_needed()
         if needed is not None:
             self._models.note_signers(digest, needed)
@@ -211,6 +223,8 @@ class RoundRunner:
         """Take no further part, and say why: to the portal, in the log with the proof, on the status page."""
         self.over = True
         self.stage = "refused"
+        if self._feedback is not None and any(each.code == "EXCLUDED" for each in reasons):
+            self._feedback.left_out()
         send_refusal(self._node, self.announcement, self.parameters.ctx.hex(), reasons, proof)
 
     def destroy(self) -> None:
@@ -266,10 +280,12 @@ class RoundRunner:
         initial = self.permission.manifest.plan.initial
         table = table_from_list(result["table"])
         if initial.kind == "seed":
-            digest = self._models.make_initial(table, initial.seed)
+            digest = self._models.make_initial(table, initial.seed, self._fixed)
         else:
             try:
-                digest = self._models.make_pretrained(table, initial.model, self._node.egress, round_id=self.id)
+                digest = self._models.make_pretrained(
+                    table, initial.model, self._fixed, self._node.egress, round_id=self.id
+                )
             except StateError as error:
                 sentence = f"The pretrained model does not fit the approved network: {error}."
                 raise Refused("MODEL_DIFFERS", sentence) from None
@@ -301,24 +317,36 @@ class RoundRunner:
         if self.permission.share_metrics:
             self._send_metrics(result)
 
-    def _quantised(self) -> Lanes:
-        manifest = self.permission.manifest
-        aggregation = manifest.aggregation
-        if self.parameters.words == 0:
-            return np.zeros(0, dtype=lane(aggregation.word_bits))
+    def _scales(self, state: ModelState) -> Segments:
         try:
-            update = clip(self._run.update(self.parameters.words), aggregation.clip_norm)
-            return quantise(
-                update,
-                weight=manifest.participant(self._node.config.name).weight,
-                fraction_bits=aggregation.fraction_bits,
-                word_bits=aggregation.word_bits,
-                n=len(manifest.participants),
-                clip_norm=aggregation.clip_norm,
+            return self._fixed.segments(state.table, state.scales)
+        except ScalesError as error:
+            raise Refused("MODEL_DIFFERS", f"The model does not fit the approved study: {error}.") from None
+
+    def _quantised(self) -> Lanes:
+        words, model = self.parameters.words, self.parameters.model
+        if words == 0 or model is None:
+            return np.zeros(0, dtype=lane(self._fixed.word_bits))
+        update, left = self._run.update(words), None
+        if self._feedback is not None:
+            owed = self._feedback.take(model, words)
+            update = update if owed is None else update + owed
+            left = np.empty(words, dtype="<f4")
+        try:
+            found = quantise(
+                clip(update, self._fixed.clip_norm),
+                self._fixed,
+                self._segments,
+                weight=self.permission.manifest.participant(self._node.config.name).weight,
                 rng=np.random.default_rng(),
+                residual=left,
             )
         except QuantisationError as error:
             raise Refused("UPDATE_NOT_VALID", f"The local update can't be sent: {error}.") from None
+        if self._feedback is not None and left is not None:
+            # Before the journal has the words: after a crash between the two they are quantised again.
+            self._feedback.sent(self.id, model, left)
+        return found
 
     def _tail(self, result: Mapping[str, Any]) -> NDArray[np.uint64]:
         histograms = np.array(result["histograms"], dtype=np.int64)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from protocol.manifest import Manifest
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import CHUNK_WORDS, RoundParameters
+from protocol.secure_aggregation.scales import Segments
 from protocol.secure_aggregation.silo import SiloRound
 from protocol.secure_aggregation.words import Lanes, signed
 from protocol.signing import Envelope
@@ -32,10 +33,13 @@ from silo_node.runs import Run
 class SumCheck:
     """The sum of one attempt. Every method may be called again, and gives the same messages then.
 
-    Methods raise what `SiloRound` and published_sum raise.
+    segments: the scales of its words. Methods raise what `SiloRound` and published_sum raise.
     """
 
-    def __init__(self, node: Node, run: Run, parameters: RoundParameters, manifest: Manifest) -> None:
+    def __init__(
+        self, node: Node, run: Run, parameters: RoundParameters, manifest: Manifest, segments: Segments
+    ) -> None:
+        self._segments = segments
         self._node, self._run, self._parameters, self._manifest = node, run, parameters, manifest
         self._published: Published | None = None
         self._shown: str | None = None
@@ -55,7 +59,7 @@ class SumCheck:
         """The sum of the kept facts, fetched once by each process that needs it."""
         if self._published is None:
             self._published = published_sum.fetch(
-                self._node, self._parameters, self._manifest, self._run, self._kept()["facts"]
+                self._node, self._parameters, self._manifest, self._run, self._kept()["facts"], self._segments
             )
         return self._published
 
@@ -71,10 +75,9 @@ class SumCheck:
         return models.make_next(
             self._parameters.model,
             self.fetch().body,
-            fraction_bits=self._manifest.aggregation.fraction_bits,
+            self._manifest.fixed_point(),
             total_weight=self._kept()["facts"]["total_weight"],
             server_lr=self._manifest.plan.strategy.server_lr,
-            word_bits=self._parameters.word_bits,
         )
 
     def proof(self) -> dict[str, str]:
@@ -92,5 +95,5 @@ class SumCheck:
 
 
 def _signed(body: Lanes, word_bits: int) -> Iterator[NDArray[np.int32]]:
-    """The body in blocks of signed words."""
+    """The body in blocks of signed words; at 32 bits each is a view."""
     return (signed(body[low : low + CHUNK_WORDS], word_bits) for low in range(0, body.size, CHUNK_WORDS))

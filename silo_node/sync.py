@@ -17,7 +17,7 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import gate, logs, pauses, records, scanning, status
+from silo_node import error_feedback, gate, logs, pauses, records, scanning, status
 from silo_node.announcement import Announcement
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
@@ -132,6 +132,8 @@ class Sync:
 
     def _act(self, item: Mapping[str, Any]) -> None:
         kind, round_id = str(item.get("kind")), str(item.get("round"))
+        if kind == "completed":
+            error_feedback.forget(self.node.config.feedback, str(item.get("study")))
         if (round_id, kind) in self._done:
             return
         try:

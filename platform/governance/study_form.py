@@ -35,7 +35,16 @@ _CHECK_WORDS = (
     ("required", "required: a sum that one hospital did not check is thrown away"),
     ("optional", "optional: such a sum stands, unverified"),
 )
-_AGGREGATION = ("min_roster", "min_participants", "drawn", "clip_norm", "fraction_bits", "sketch", "check_words")
+_AGGREGATION = (
+    "min_roster",
+    "min_participants",
+    "drawn",
+    "clip_norm",
+    "fraction_bits",
+    "error_feedback",
+    "sketch",
+    "check_words",
+)
 # Path in the manifest -> the field that a person would change. The longest prefix wins.
 _FIELD_OF = {
     "title": "title",
@@ -69,6 +78,7 @@ _FIELD_OF = {
     "aggregation.min_roster": "min_roster",
     "aggregation.min_participants": "min_participants",
     "aggregation.fraction_bits": "fraction_bits",
+    "aggregation.error_feedback": "error_feedback",
     "aggregation.clip_norm": "clip_norm",
     "aggregation.sketch": "sketch",
     "aggregation.check_words": "check_words",
@@ -204,8 +214,15 @@ class StudyForm(forms.Form):
     fraction_bits = forms.IntegerField(
         min_value=1,
         max_value=30,
+        required=False,
         label="Bits after the point",
-        help_text="As many as the sum can hold without overflow.",
+        help_text="As many as the sum can hold without overflow. Left out: each layer's scale follows the sum of the round "
+        "before, which short words need.",
+    )
+    error_feedback = forms.BooleanField(
+        required=False,
+        label="Send later what rounding took",
+        help_text="Each hospital keeps what rounding took from its update and adds it to its next one.",
     )
     sketch = forms.BooleanField(
         required=False,
@@ -247,7 +264,7 @@ class StudyForm(forms.Form):
         ),
         (
             "How it is protected",
-            ("min_roster", "min_participants", "drawn", "clip_norm", "fraction_bits", "sketch", "check_words",
+            ("min_roster", "min_participants", "drawn", "clip_norm", "fraction_bits", "error_feedback", "sketch", "check_words",
              "round_seconds", "unmask_seconds"),
         ),
     )  # fmt: skip

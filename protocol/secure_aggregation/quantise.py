@@ -1,18 +1,29 @@
-"""From a float update to words: clip, weigh, fixed point with stochastic rounding, and the proof that sums fit.
+"""From a float update to words: clip, weigh, fixed point with stochastic rounding, and what the words leave out.
 
-A word is round(u * weight * 2^fraction_bits) in two's complement. Rounding is stochastic, so its mean over silos and
-rounds is exact. The sum of n words must stay within the signed range, or it would wrap round silently; so a manifest
-whose numbers could do that is refused (`prove_range`), and a value beyond the clip is refused, never bent.
+    word      floor(u * weight * 2^f + r), r uniform in [0, 1), in two's complement; f is that of the element's segment
+    residual  u - word / (weight * 2^f)
+
+Rounding is stochastic, so its mean over silos and rounds is exact. The sum of n words must stay within the signed range,
+or it would wrap round silently; so numbers that could do that are refused (scales.FixedPoint), and so is a value beyond
+the clip. Where scales follow the sum, an element beyond its tensor's bound is cut to it; that is in the residual as well.
+A silo that keeps the residual and adds it to its next update before clipping sends in the long run what it meant to send
+(error feedback: Seide 2014, Karimireddy 2019).
+
+A residual is as private as an update: it stays in the silo. It is not for studies with noise on the updates: it would
+carry what the noise hides from one round into the next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from protocol.secure_aggregation.parameters import Segment
+from protocol.secure_aggregation.scales import FixedPoint, Spread
 from protocol.secure_aggregation.words import WORD_BITS, Lanes, lane
 
 BLOCK: Final = 1 << 15
@@ -22,30 +33,7 @@ _SHRINK: Final = 1 - 2.0**-22
 
 
 class QuantisationError(ValueError):
-    """Numbers that do not fit: a manifest whose sums could wrap round, or an update that is not finite or clipped."""
-
-
-def prove_range(*, n: int, clip_norm: float, max_weight: int, fraction_bits: int, word_bits: int = 32) -> None:
-    """Prove that the sum of n words fits: n * (clip_norm * max_weight * 2^fraction_bits + 1) < 2^(word_bits - 1).
-
-    An L2 norm bounds every element; the + 1 is for rounding.
-
-    Raises:
-        QuantisationError: it does not fit, or a number is out of its range.
-    """
-    if n < 1 or max_weight < 1 or fraction_bits < 0 or not 2 <= word_bits <= 32:
-        raise QuantisationError(
-            f"n >= 1, weight >= 1, fraction_bits >= 0 and word_bits from 2 to 32 are needed, "
-            f"not {n}, {max_weight}, {fraction_bits} and {word_bits}"
-        )
-    if not (np.isfinite(clip_norm) and clip_norm > 0):
-        raise QuantisationError(f"clip_norm must be a positive finite number, not {clip_norm}")
-    largest = n * (clip_norm * max_weight * 2.0**fraction_bits + 1)
-    if not largest < 2.0 ** (word_bits - 1):
-        raise QuantisationError(
-            f"the sum of {n} updates can reach {largest:.4g} and does not fit {word_bits}-bit words; "
-            "take fewer fraction_bits, a smaller clip_norm or smaller weights"
-        )
+    """Numbers that do not fit: an update that is not finite, not clipped, or not that of its segments."""
 
 
 def clip(update: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
@@ -74,61 +62,77 @@ def clip(update: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
 
 def quantise(
     update: NDArray[np.float32],
+    fixed: FixedPoint,
+    segments: Sequence[Segment],
     *,
     weight: int,
-    fraction_bits: int,
-    word_bits: int,
-    n: int,
-    clip_norm: float,
     rng: np.random.Generator,
+    residual: NDArray[np.float32] | None = None,
 ) -> Lanes:
     """The words of a clipped update, in one pass.
 
     Parameters:
-        update: shape d, float32, no element beyond clip_norm.
-        weight: this silo's fixed weight in the manifest; `n` silos with at most this weight are proved to fit, so pass
-            the manifest's own proof (`prove_range` with its largest weight) first.
-        word_bits: 32, 24, 16 or 12.
+        update: shape d, float32, of an L2 norm of at most clip_norm.
+        fixed: the manifest's numbers; they prove that sums fit.
+        segments: `fixed.segments`, d words together.
+        weight: this silo's in the manifest, at most fixed.heaviest.
         rng: draws the key of the stream that rounds; its numbers are no secret.
+        residual: shape d, float32, is filled; None where nothing is kept.
 
     Returns:
         shape d, lane(word_bits), two's complement over the whole lane.
 
     Raises:
-        QuantisationError: out of range, not finite, not clipped, or another word size.
+        QuantisationError: the update is not finite, not clipped, or does not fit the segments; another word size.
     """
-    if word_bits not in WORD_BITS:
-        raise QuantisationError(f"word_bits must be 32, 24, 16 or 12, not {word_bits}")
-    prove_range(n=n, clip_norm=clip_norm, max_weight=weight, fraction_bits=fraction_bits, word_bits=word_bits)
+    if fixed.word_bits not in WORD_BITS:
+        raise QuantisationError(f"word_bits must be 32, 24, 16 or 12, not {fixed.word_bits}")
     _check_row(update)
-    size = lane(word_bits).itemsize
+    if sum(words for words, _ in segments) != len(update):
+        raise QuantisationError(f"the segments must have a word for each of the update's {len(update)} elements")
+    if residual is not None and (residual.dtype != np.float32 or residual.shape != update.shape):
+        raise QuantisationError("the residual must be a row of float32 as long as the update")
+    if not 1 <= weight <= fixed.heaviest:
+        raise QuantisationError(f"the weight must be from 1 to {fixed.heaviest}, not {weight}")
+    size = lane(fixed.word_bits).itemsize
     words = np.empty(len(update), dtype=f"<i{size}")
     # Fixed point of twice the lane: the upper half is the word, the lower half what rounding decides about. A fair draw
     # of as many bits, added, carries into the word with just that probability. AES key stream costs a fifth of what
     # numpy's own numbers do.
     real, whole = (np.float32, "<i4") if size == 2 else (np.float64, "<i8")
-    scale = real(float(weight) * 2.0 ** (fraction_bits + 8 * size))
+    one = 2.0 ** (8 * size)
+    units = Spread(segments, [weight * 2.0**bits * one for _, bits in segments], real)
+    # Every tensor has the same largest word. A fixed scale needs no cut: its bound is that of `clip`.
+    largest = weight * 2.0**fixed.levels * one if fixed.fraction_bits is None else None
     stream = Cipher(algorithms.AES(rng.bytes(16)), modes.CTR(bytes(16))).encryptor()
     zeros, room = bytes(size * BLOCK), bytearray(size * BLOCK + 16)
     drawn = np.frombuffer(room, dtype=f"<u{size}", count=BLOCK)
-    value, fixed = np.empty(BLOCK, dtype=real), np.empty(BLOCK, dtype=whole)
-    upper = fixed.view(f"<i{size}")[1::2]
+    value, point = np.empty(BLOCK, dtype=real), np.empty(BLOCK, dtype=whole)
+    upper = point.view(f"<i{size}")[1::2]
     for low in range(0, len(update), BLOCK):
         part = update[low : low + BLOCK]
-        v, f = value[: len(part)], fixed[: len(part)]
+        v, p = value[: len(part)], point[: len(part)]
         # A NaN makes both comparisons false, so it is refused here too.
-        if not (float(part.min()) >= -clip_norm and float(part.max()) <= clip_norm):
+        if not (float(part.min()) >= -fixed.clip_norm and float(part.max()) <= fixed.clip_norm):
             raise QuantisationError(
                 "the update holds NaN, infinity or an element beyond clip_norm; clip it first, nothing is sent"
             )
+        unit = units.of(low, low + len(part))
         stream.update_into(zeros, room)
         v[:] = part
-        np.multiply(v, scale, out=v)
+        np.multiply(v, unit, out=v)
+        if largest is not None:
+            np.clip(v, -largest, largest, out=v)
         if size == 2:  # where cutting off what lies below 2^-16 of a word would pull it towards zero; 2^-32 is nothing
             np.rint(v, out=v)
-        f[:] = v
-        f += drawn[: len(part)]
+        p[:] = v
+        p += drawn[: len(part)]
         words[low : low + BLOCK] = upper[: len(part)]
+        if residual is not None:
+            sent = upper[: len(part)].astype(np.float64)
+            sent *= one
+            sent /= unit
+            np.subtract(part, sent, out=residual[low : low + BLOCK], casting="same_kind", dtype=np.float64)
     return words.view(f"<u{size}")
 
 

@@ -23,6 +23,8 @@ def table_of(plan: Plan) -> Table:
     parameters = plan.network.args.get("parameters")
     if set(plan.network.args) != {"parameters"} or type(parameters) is not int or not 1 <= parameters <= MAX_WORDS:
         raise refused(f"The network constant takes one argument, parameters: a whole number from 1 to {MAX_WORDS}.")
+    if plan.frozen:
+        raise refused("The network constant has nothing that could be frozen.")
     return (TensorSpec("constant", (parameters,), "shared"),)
 
 

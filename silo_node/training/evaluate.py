@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from protocol import evaluation
 from silo_node.imaging.cache import Pictures
-from silo_node.training import batches
+from silo_node.training import batches, networks
 from silo_node.training.errors import TrainingError
 from silo_node.training.plan import Plan
 
@@ -57,9 +56,9 @@ def refresh_statistics(network: nn.Module, pictures: Pictures, plan: Plan) -> No
     """Batch normalisation only: estimate the running statistics afresh from the hospital's own training pictures.
 
     They are local (not shared), so they do not come with the model; estimating them makes a round depend on nothing but
-    the incoming model and the cohort, also after a crash.
+    the incoming model and the cohort, also after a crash. Those of frozen layers came with the model and stay.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    layers = networks.batch_norms(network, plan, frozen=False)
     if not layers:
         return
     network.eval()

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from protocol.model_state import ModelState, slices
+from protocol.model_state import ModelState, slices, update_words
 from silo_node.imaging.cache import Pictures
-from silo_node.training import batches, transforms
+from silo_node.training import batches, networks, transforms
 from silo_node.training.errors import TrainingError
 from silo_node.training.plan import Plan
 
@@ -43,6 +43,8 @@ def train(
     optimiser = _optimiser(network, plan)
     truth = torch.from_numpy(labels.astype(np.float32))
     network.train()
+    for layer in networks.batch_norms(network, plan, frozen=True):
+        layer.eval()
     mean = math.nan
     for epoch in range(plan.local_epochs):
         total, seen = torch.zeros((), dtype=torch.float64), 0
@@ -65,12 +67,15 @@ def train(
 
 
 def update_of(network: nn.Module, state: ModelState) -> NDArray[np.float32]:
-    """Trained minus incoming, float32[d] in the table's order. Raises TrainingError LOSS_NOT_FINITE."""
+    """Trained minus incoming, float32[d] of the shared tensors in the table's order. Raises TrainingError LOSS_NOT_FINITE."""
     parameters = dict(network.named_parameters())
-    update = np.empty(state.vector.shape, dtype=np.float32)
+    update = np.empty(update_words(state.table), dtype=np.float32)
+    start = 0
     for spec, where in slices(state.table):
-        trained = parameters[spec.name].detach().contiguous().numpy().reshape(-1)
-        np.subtract(trained, state.vector[where], out=update[where])
+        if spec.kind == "shared":
+            trained = parameters[spec.name].detach().contiguous().numpy().reshape(-1)
+            np.subtract(trained, state.vector[where], out=update[start : start + spec.size])
+            start += spec.size
     if not np.isfinite(update).all():
         raise TrainingError("LOSS_NOT_FINITE", "Training gave weights that are not finite numbers.")
     return update
@@ -87,7 +92,8 @@ def _loss(plan: Plan, labels: NDArray[np.int64]) -> Callable[[Tensor, Tensor], T
 
 def _optimiser(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     """Fresh in each round: its moments would be an update's memory. sgd has Nesterov momentum 0.9."""
-    parameters, rate, decay = network.parameters(), plan.lr, plan.weight_decay
+    parameters = [value for value in network.parameters() if value.requires_grad]
+    rate, decay = plan.lr, plan.weight_decay
     if plan.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
     if plan.optimiser == "adamw":

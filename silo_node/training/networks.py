@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from monai.networks import nets
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from protocol.initial_model import initial_tensor
 from protocol.model_state import MAX_WORDS, ModelState, StateError, Table, TensorSpec, check_table, slices
 from silo_node.training.errors import TrainingError, refused
-from silo_node.training.plan import Plan
+from silo_node.training.plan import Plan, inside
 
 _DENSE = frozenset({"act", "norm", "dropout_prob"})
 _CONVOLUTIONS = frozenset(
@@ -83,45 +84,64 @@ def build(plan: Plan) -> nn.Module:
         raise refused(f"MONAI's {name} does not accept the plan's arguments.") from error
     except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
         raise refused(f"MONAI's {name} cannot be built with the plan's arguments.") from error
+    for found, value in network.named_parameters():
+        value.requires_grad_(not plan.freezes(found))
     return network.to(memory_format=torch.channels_last)  # a quarter faster on processors
 
 
 def table_of(plan: Plan) -> Table:
-    """The tensor table, without allocating a weight: parameters are shared, float buffers local, integers left out."""
+    """The tensor table, without allocating a weight: parameters are shared, float buffers local, integers left out.
+
+    What the plan freezes is frozen, parameters and float buffers alike: a frozen normalisation keeps its statistics.
+    """
     with torch.device("meta"):
-        return _table(build(plan))
+        return _table(build(plan), plan)
 
 
-def _table(network: nn.Module) -> Table:
+def _table(network: nn.Module, plan: Plan) -> Table:
+    named = [(name, value, "shared") for name, value in network.named_parameters()]
+    named += [(name, value, "local") for name, value in network.named_buffers() if value.is_floating_point()]
+    unknown = [layer for layer in plan.frozen if not any(inside(layer, name) for name, _, _ in named)]
+    if unknown:
+        raise refused(f"The plan freezes {unknown[0]}, which the network does not have.")
+    kinds = {name: "frozen" if plan.freezes(name) else kind for name, _, kind in named}
+    if "shared" not in kinds.values():
+        raise refused("The plan freezes the whole network: nothing would be trained.")
     try:
-        table = [TensorSpec(name, tuple(value.shape), "shared") for name, value in network.named_parameters()]
-        table += [
-            TensorSpec(name, tuple(value.shape), "local")
-            for name, value in network.named_buffers()
-            if value.is_floating_point()
-        ]
-        return check_table(tuple(table))
+        return check_table(tuple(TensorSpec(name, tuple(value.shape), kinds[name]) for name, value, _ in named))
     except StateError as error:
         raise refused(
             f"The plan's network has a layer of no size, shares no weight, or more than {MAX_WORDS}."
         ) from error
 
 
-def load(network: nn.Module, state: ModelState) -> None:
-    """Write the state's shared tensors into the network; local buffers start afresh.
+def load(network: nn.Module, state: ModelState, plan: Plan) -> None:
+    """Write the state's shared and frozen tensors into the network; local buffers start afresh.
 
     Raises TrainingError STATE_DIFFERS where the state is not one of this network.
     """
-    if _table(network) != state.table:
+    if _table(network, plan) != state.table:
         raise TrainingError("STATE_DIFFERS", "The model that came in does not fit the plan's network.")
-    parameters, buffers = dict(network.named_parameters()), dict(network.named_buffers())
+    buffers = dict(network.named_buffers())
+    tensors = {**buffers, **dict(network.named_parameters())}
     with torch.no_grad():
         for spec, where in slices(state.table):
             # A copy: the vector may be a read-only memory map.
-            parameters[spec.name].copy_(torch.from_numpy(state.vector[where].copy()).reshape(spec.shape))
+            tensors[spec.name].copy_(torch.from_numpy(state.vector[where].copy()).reshape(spec.shape))
         for spec in state.table:
             if spec.kind == "local":
                 buffers[spec.name].copy_(torch.from_numpy(initial_tensor(spec, 0)))
+
+
+def batch_norms(network: nn.Module, plan: Plan, *, frozen: bool) -> list[_BatchNorm]:
+    """The layers with running statistics that the plan freezes, or does not."""
+    return [
+        layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm)
+        and layer.track_running_stats
+        and plan.freezes(f"{name}.running_mean") is frozen
+    ]
 
 
 def _tuples(value: Any) -> Any:

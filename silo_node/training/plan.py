@@ -30,7 +30,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The part of a plan that a hospital runs. `size` (H, W) in pixels; `batch` in images; `bins` a class."""
+    """The part of a plan that a hospital runs. `size` (H, W) in pixels; `batch` in images; `bins` a class; `frozen`: names
+    of layers that are not trained."""
 
     network: Step
     size: tuple[int, int]
@@ -44,6 +45,16 @@ class Plan:
     batch: int
     local_epochs: int
     bins: int
+    frozen: tuple[str, ...]
+
+    def freezes(self, tensor: str) -> bool:
+        """Whether a tensor of this name stays as the first model has it."""
+        return any(inside(layer, tensor) for layer in self.frozen)
+
+
+def inside(layer: str, tensor: str) -> bool:
+    """Whether `layer` is the tensor's name, or what stands before one of its dots."""
+    return tensor == layer or tensor.startswith(layer + ".")
 
 
 def parse(plan: Any) -> Plan:
@@ -69,6 +80,7 @@ def parse(plan: Any) -> Plan:
             batch=body["batch"],
             local_epochs=body["local_epochs"],
             bins=body["evaluation"]["bins"],
+            frozen=tuple(body["frozen"]),
         )
         task = body["task"]
     except (KeyError, TypeError, ValueError) as error:
@@ -89,6 +101,8 @@ def _check(plan: Plan, task: Any) -> None:
     for name, value in {**whole, "bins": plan.bins, "channels": plan.channels}.items():
         if type(value) is not int or value < 1:
             raise refused(f"The plan's {name.strip()} must be a whole number from 1 on.")
+    if not all(isinstance(layer, str) and layer for layer in plan.frozen):
+        raise refused("The plan's frozen layers must be names.")
     if max(plan.size) > 4096:
         raise refused("The plan's pictures may have 4096 pixels a side at most.")
     if plan.channels not in (1, 3):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protocol.model_state import ModelState, Table
+from protocol.model_state import ModelState, Table, update_words
 from silo_node.imaging import cache, index
 from silo_node.imaging import cohort as cohorts
 from silo_node.training import constant
@@ -123,14 +123,14 @@ def _run(
     train, test = pictures.open(cohort.train), pictures.open(cohort.test)
     # 2. The model that came in.
     network: nn.Module = networks.build(plan)
-    networks.load(network, state)
+    networks.load(network, state, plan)
     evaluate.refresh_statistics(network, train, plan)
     prepared = time.perf_counter()
     # 3. Its evaluation.
     scored = evaluate.score(network, test, _labels(cohort.test), plan)
     evaluated = time.perf_counter()
     # 4. Training.
-    update, train_loss = np.zeros(state.vector.shape, dtype=np.float32), None
+    update, train_loss = np.zeros(update_words(state.table), dtype=np.float32), None
     if purpose == "train":
         train_loss = local_training.train(network, train, _labels(cohort.train), plan, seed=seed, progress=progress)
         update = local_training.update_of(network, state)

@@ -52,6 +52,7 @@ def example() -> dict[str, Any]:
             "local_epochs": 2,
             "strategy": {"name": "fedavg", "server_lr": 1.0},
             "personalisation": "none",
+            "frozen": [],
             "stopping": {"max_rounds": 25, "patience": 5, "min_delta": 0.001},
             "evaluation": {"bins": 256},
             "initial": {"kind": "seed", "seed": 7},
@@ -63,6 +64,7 @@ def example() -> dict[str, Any]:
             "word_bits": 32,
             "fraction_bits": 20,
             "clip_norm": 10.0,
+            "error_feedback": False,
             "sketch": False,
             "check_words": "required",
             "sparse_from": 64,
@@ -403,6 +405,46 @@ def test_the_words_say_what_a_sketch_and_a_check_word_tell() -> None:
     assert "never asked for in a study in which the hospitals share noise" in reads
     assert "shown as unverified" in reads and "nobody would notice in that round" in reads
     assert "256 numbers (a sketch)" in words["What leaves the hospital"]
+
+
+def test_the_words_say_what_is_frozen_and_what_is_sent_later() -> None:
+    plain = words_of(example())["What leaves the hospital"]
+    assert "not trained" not in plain and "rounding takes" not in plain
+    frozen = words_of(changed("plan", "frozen", value=["features", "stem.conv"]))["What leaves the hospital"]
+    assert "Layers that are not trained (features and stem.conv) are not in it." in frozen
+    later = words_of(changed("aggregation", "error_feedback", value=True))["What leaves the hospital"]
+    assert "What the rounding takes away stays in the hospital and is sent with its next vector." in later
+
+
+def open_study(**numbers: Any) -> dict[str, Any]:
+    body = example()
+    body["aggregation"].update(fraction_bits=None, **numbers)
+    return body
+
+
+def test_scales_may_be_left_open_where_words_say_enough() -> None:
+    for bits in (32, 24, 16, 12):
+        manifest = parse_manifest(freeze(open_study(word_bits=bits)))
+        assert manifest.fixed_point().fraction_bits is None and manifest.fixed_point().silos == 4
+
+
+def test_an_open_study_whose_words_say_too_little_is_refused_with_what_to_change() -> None:
+    body = open_study(word_bits=12)
+    body["participants"][0]["weight"] = 40
+    with pytest.raises(
+        ManifestError, match=r"less than 4 bits of its own, .* take more word_bits, fewer silos or weights"
+    ):
+        freeze(body)
+    with pytest.raises(ManifestError, match=r"clip_norm 100000, .* a smaller clip_norm"):
+        freeze(open_study(word_bits=16, clip_norm=100000.0))
+
+
+@pytest.mark.parametrize("layer", ["", ".a", "a b", "a/b", "$a", "a" * 256])
+def test_a_frozen_layer_is_a_name(layer: str) -> None:
+    with pytest.raises(ManifestError, match=r"plan\.frozen"):
+        freeze(changed("plan", "frozen", value=[layer]))
+    with pytest.raises(ManifestError, match=r"plan\.frozen"):
+        freeze(changed("plan", "frozen", value=["a", "a"]))
 
 
 def test_the_words_say_that_hospitals_are_drawn() -> None:

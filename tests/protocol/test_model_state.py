@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from protocol.model_state import (
     TensorSpec,
     digest_of,
     header_bytes,
+    read_front,
     slices,
+    stretches,
     table_as_list,
     table_from_list,
+    update_words,
     words,
 )
 
@@ -39,6 +43,12 @@ def state() -> ModelState:
 
 def with_header(header: bytes, vector: bytes = b"") -> bytes:
     return MAGIC + len(header).to_bytes(4, "big") + header + vector
+
+
+def scaled(*values: bytes) -> bytes:
+    """A state of one weight whose header gives these values as scales."""
+    given = b",".join(b'"scales":' + value for value in values)
+    return with_header(b"{" + given + b',"table":[{"kind":"shared","name":"w","shape":[1]}]}', bytes(4))
 
 
 def test_the_byte_form_is_exactly_the_documented_one() -> None:
@@ -96,8 +106,19 @@ def test_a_state_longer_than_a_block_has_the_same_digest_as_its_bytes(tmp_path: 
         (with_header(b"[]"), "object with a table"),
         (with_header(b'{"more":1,"table":[]}'), "object with a table"),
         (with_header(b'{"table":[]}'), "at least one"),
-        (with_header(encode({"table": table_as_list((TensorSpec("w", (1,), "local"),))})), "shares 1 to"),
-        (with_header(encode({"table": table_as_list((TensorSpec("w", (2**20, 2**20)),))})), "shares 1 to"),
+        (scaled(b'"80"', b'"80"'), "twice|canonical"),
+        (scaled(b'"8"'), "two lower hex"),
+        (scaled(b'""'), "two lower hex"),
+        (scaled(b'"7F"'), "two lower hex"),
+        (scaled(b'"zz"'), "two lower hex"),
+        (scaled(b'"80\\n"'), "two lower hex"),
+        (scaled(b"128"), "two lower hex"),
+        (scaled(b"null"), "two lower hex"),
+        (scaled(b'"8080"'), "one scale for each"),
+        (scaled(b'"5f"'), "from -32 to 20"),
+        (scaled(b'"95"'), "from -32 to 20"),
+        (with_header(encode({"table": table_as_list((TensorSpec("w", (1,), "local"),))})), "shares at least one"),
+        (with_header(encode({"table": table_as_list((TensorSpec("w", (2**20, 2**20)),))})), "at most"),
         (with_header(encode({"table": table_as_list((TensorSpec("w", (1,)),) * 2)}), bytes(8)), "twice"),
         (with_header(encode({"table": table_as_list((TensorSpec("w", (1,)),))}), b"\x00\x00\xc0\x7f"), "finite"),
         (with_header(encode({"table": table_as_list((TensorSpec("w", (1,)),))}), b"\x00\x00\x80\x7f"), "finite"),
@@ -162,7 +183,7 @@ def test_no_bytes_make_the_reader_fail_otherwise_than_with_its_own_error(data: b
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(1, 5), max_size=3).map(tuple), st.sampled_from(["shared", "local"])),
+        st.tuples(st.lists(st.integers(1, 5), max_size=3).map(tuple), st.sampled_from(["shared", "frozen", "local"])),
         min_size=1,
         max_size=6,
     ),
@@ -170,10 +191,70 @@ def test_no_bytes_make_the_reader_fail_otherwise_than_with_its_own_error(data: b
 )
 def test_every_state_survives_the_round_trip(tensors: list[Any], random: Any) -> None:
     table = tuple(TensorSpec(f"t{i}", shape, kind) for i, (shape, kind) in enumerate(tensors))
-    if words(table) == 0:
+    if update_words(table) == 0:
         with pytest.raises(StateError):
             ModelState(table, np.zeros(0, dtype="<f4"))
         return
     vector = np.array([random.uniform(-9, 9) for _ in range(words(table))], dtype="<f4")
-    again = ModelState.from_bytes(ModelState(table, vector).to_bytes())
-    assert again.table == table and np.array_equal(again.vector, vector)
+    scales = tuple(random.randint(-32, 20) for spec in table if spec.kind == "shared")
+    for given_scales in (None, scales):
+        again = ModelState.from_bytes(ModelState(table, vector, given_scales).to_bytes())
+        assert again.table == table and np.array_equal(again.vector, vector) and again.scales == given_scales
+
+
+def test_scales_stand_in_the_header_in_a_documented_form() -> None:
+    data = ModelState((TensorSpec("w", (1,)),), np.zeros(1, dtype="<f4"), (-1,)).to_bytes()
+    assert data == scaled(b'"7f"')
+
+
+def test_other_scales_change_the_digest_but_not_the_length() -> None:
+    low, high = (ModelState(TABLE, state().vector, (scale,) * 3) for scale in (-32, 20))
+    assert low.digest != high.digest != state().digest
+    assert len(low.header) == len(high.header) and low.length == high.length
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (0,) * 4, (0, 0, 21), (-33, 0, 0), (0, 0, 1.0), (True, 0, 0)])
+def test_scales_that_do_not_fit_the_table_are_refused(scales: Any) -> None:
+    with pytest.raises(StateError, match="scale"):
+        ModelState(TABLE, state().vector, scales)
+    with pytest.raises(StateError, match="scale"):
+        header_bytes(TABLE, scales)
+
+
+def test_the_front_of_a_file_is_read_without_its_vector(tmp_path: Path) -> None:
+    model = ModelState(TABLE, state().vector, (1, 2, 3))
+    model.save(tmp_path / "model")
+    front = read_front(tmp_path / "model")
+    assert front == (model.header, TABLE, (1, 2, 3))
+
+
+TENSORS = st.lists(st.tuples(st.integers(1, 9), st.sampled_from(["shared", "frozen", "local"])), min_size=1, max_size=9)
+
+
+@given(TENSORS, st.lists(st.integers(0, 81), max_size=5))
+def test_pieces_of_an_update_give_pieces_of_the_vector_that_follow_one_another(tensors: Any, cuts: list[int]) -> None:
+    table = tuple(TensorSpec(f"t{i}", (size,), kind) for i, (size, kind) in enumerate(tensors))
+    d = update_words(table)
+    if d == 0:
+        return
+    borders = sorted({0, d, *(each for each in cuts if each < d)})
+    found = [each for low, high in itertools.pairwise(borders) for each in stretches(table, low, high)]
+    # Every value once, in order; every word once, in order, at its own value.
+    assert [k for values, _ in found for k in range(values.start, values.stop)] == list(range(words(table)))
+    trained = [spec.kind == "shared" for spec in table if spec.kind != "local" for _ in range(spec.size)]
+    expected, word = [], 0
+    for kind in trained:
+        expected.append(word if kind else None)
+        word += kind
+    shown: list[int | None] = []
+    for values, changed in found:
+        size = values.stop - values.start
+        shown += [None] * size if changed is None else list(range(changed.start, changed.stop))
+        assert changed is None or changed.stop - changed.start == size
+    assert shown == expected
+    whole = list(stretches(table))
+    assert all((one.words is None) != (other.words is None) for one, other in itertools.pairwise(whole))
+
+
+def test_no_words_go_with_no_part_of_the_vector() -> None:
+    assert list(stretches(TABLE, 3, 3)) == []

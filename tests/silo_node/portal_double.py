@@ -26,10 +26,11 @@ from protocol.manifest import freeze, parse_manifest
 from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
+from protocol.secure_aggregation import words as word_sizes
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.parameters import Segment, SketchTerms
-from protocol.secure_aggregation.words import lane, pack, signed, unpack
-from protocol.server_step import apply
+from protocol.secure_aggregation.parameters import SketchTerms
+from protocol.secure_aggregation.words import lane, pack, unpack
+from protocol.server_step import apply, next_scales
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
 from protocol.transparency.note import Checkpoint, LogKey, sign_checkpoint
 from protocol.transparency.proof import make_proof
@@ -108,10 +109,11 @@ class PlayedRound:
         self.double, self.number, self.attempt, self.purpose, self.model = double, number, attempt, purpose, model
         manifest = double.manifest
         self.id = f"{manifest.study}.{number}.{attempt}"
-        words = double.states[model].vector.size if purpose == "train" else 0
+        state = double.states[model] if purpose == "train" else None
+        segments = manifest.fixed_point().segments(state.table, state.scales) if state else ()
+        words = sum(size for size, _ in segments)
         aggregation = manifest.aggregation
         weights = {participant.silo: participant.weight for participant in manifest.participants}
-        segments = (Segment(words, aggregation.fraction_bits),)
         self.parameters = RoundParameters(
             study=manifest.study,
             manifest=double.manifest_digest,
@@ -123,7 +125,7 @@ class PlayedRound:
             min_participants=aggregation.min_participants,
             words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=manifest.aggregation.word_bits,
+            word_bits=aggregation.word_bits,
             sketch=SketchTerms(weights, aggregation.clip_norm, segments) if aggregation.sketch and words else None,
             unverified=aggregation.check_words == "optional",
         )
@@ -227,7 +229,7 @@ class PlayedRound:
     def words(self) -> tuple[list[Any], Any]:
         """The published sum: its body as signed words in blocks, its tail."""
         bits = self.parameters.word_bits
-        body = [signed(unpack(piece, bits), bits) for piece in self.summed[:-1]]
+        body = [word_sizes.signed(unpack(piece, bits), bits) for piece in self.summed[:-1]]
         return body, np.frombuffer(self.summed[-1], "<u8")
 
     # --- going on ----------------------------------------------------------------------------------------------------
@@ -340,16 +342,18 @@ class PlayedRound:
         payload = canonical.encode({"schema": "consilium/round/sum/1", "ctx": self.parameters.ctx.hex(), **self.sum})
         self.signed_sum = sign_envelope(SUM_TYPE, payload, self.double.answer_key).as_dict()
         if self.purpose == "train":
-            state = self.double.states[self.model]
+            state, fixed = self.double.states[self.model], self.double.manifest.fixed_point()
+            summed = np.concatenate([unpack(piece, self.parameters.word_bits) for piece in self.summed[:-1]])
             vector = apply(
                 state.vector,
-                np.concatenate([unpack(piece, self.parameters.word_bits) for piece in self.summed[:-1]]),
-                fraction_bits=self.double.manifest.aggregation.fraction_bits,
+                summed,
+                fixed.segments(state.table, state.scales),
                 total_weight=weight,
                 server_lr=self.double.manifest.plan.strategy.server_lr,
                 word_bits=self.parameters.word_bits,
             )
-            self.next_state = ModelState(state.table, vector)
+            scales = next_scales(fixed, state.table, state.scales, summed, total_weight=weight)
+            self.next_state = ModelState(state.table, vector, scales)
 
     def _finish(self) -> None:
         least = threshold(len(self.parameters.participants if self.purpose == "initial" else self.mail["keys"]))
@@ -515,6 +519,7 @@ class PortalDouble:
                 "local_epochs": 1,
                 "strategy": {"name": "fedavg", "server_lr": 1.0},
                 "personalisation": "none",
+                "frozen": [],
                 "stopping": {"max_rounds": self.rounds, "patience": None, "min_delta": 0.0},
                 "evaluation": {"bins": 8},
                 "initial": {"kind": "seed", "seed": 1},
@@ -526,6 +531,7 @@ class PortalDouble:
                 "word_bits": 32,
                 "fraction_bits": 16,
                 "clip_norm": 100.0,
+                "error_feedback": False,
                 "sketch": False,
                 "check_words": "required",
                 "sparse_from": 64,
@@ -546,7 +552,8 @@ class PortalDouble:
         self.manifest_bytes = freeze(document)
         self.manifest = parse_manifest(self.manifest_bytes)
         self.manifest_digest = digest(self.manifest_bytes)
-        self.first = initial_state((TensorSpec("constant", (self.parameters_count,), "shared"),), 1)
+        table = (TensorSpec("constant", (self.parameters_count,), "shared"),)
+        self.first = initial_state(table, 1, scales=self.manifest.fixed_point().initial(table))
         self.changed()
         return self.manifest.study
 

@@ -63,6 +63,36 @@ def test_a_study_with_shorter_words_sends_and_takes_fewer_bytes(silo, portal, wo
     assert portal.refused() == []
 
 
+def test_scales_follow_the_sum_and_the_silo_keeps_the_portals_pace(silo, portal):
+    """The silo computes the next scales itself: the portal takes its state only where they are the same."""
+    portal.partner_word = 3
+    portal.make_study(aggregation={"word_bits": 16, "fraction_bits": None, "error_feedback": True, "sketch": True})
+    silo.decide()
+    silo.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(3))
+    scales = [state.scales for state in portal.states.values() if state is not None]
+    assert len(scales) == 3 and len(set(scales)) > 1
+    assert len(portal.sums[1][0]) == 2 * 1000
+    assert portal.refused() == []
+
+
+def test_what_rounding_took_is_sent_in_later_rounds_and_gone_with_the_study(silo, portal):
+    """A quarter of a unit in each of four rounds: each word is sent exactly once, in one of them."""
+    portal.rounds = 4
+    portal.make_study(aggregation={"fraction_bits": 8, "error_feedback": True})
+    silo.decide()
+    silo.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(4))
+    sent = sum(np.frombuffer(portal.sums[n][0], dtype="<i4") - 3 * portal.partner_word for n in (1, 2, 3, 4))
+    assert set(sent.tolist()) == {1}
+    portal.wait(lambda: portal.finished(5))
+    rounds_of(silo, 6)
+    silo.close()
+    assert list((silo.folder / "feedback").iterdir()) == []
+
+
 def test_it_leaves_no_secret_of_a_finished_round(sketched, portal):
     """Looked at before the check word leaves: every secret that lies in the journal then. At the end none is in any file."""
     secrets = {}

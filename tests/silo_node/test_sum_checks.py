@@ -14,6 +14,7 @@ from protocol.canonical import digest, unb64
 from protocol.evaluation import encode_tail
 from protocol.messages import Check, ListSignature, seal
 from protocol.secure_aggregation import CHUNK_WORDS
+from protocol.secure_aggregation.parameters import Segment
 from protocol.signing import Envelope, SigningKey, sign_envelope
 from silo_node import published_sum, status
 from silo_node.egress import Answer
@@ -252,9 +253,10 @@ def test_a_long_sum_is_fetched_piece_by_piece_into_the_rounds_folder(ready, port
             def get(path, *, kind, query, round_id):
                 return Answer(200, {}, bytes(pieces[query["chunk"]]))
 
+    segments = (Segment(8 * CHUNK_WORDS, portal.manifest.aggregation.fraction_bits),)
     facts = {"digest": digest(b"".join(pieces)), "members": ["site-1", "site-2", "site-3"]}
     tracemalloc.start()
-    published = published_sum.fetch(Node, parameters, portal.manifest, run, facts)
+    published = published_sum.fetch(Node, parameters, portal.manifest, run, facts, segments)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * 4 * CHUNK_WORDS

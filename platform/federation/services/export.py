@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from federation.models import GlobalModel
-from federation.services.models import PIECE, model_front
+from federation.services.models import PIECE
 from federation.storage import model_path
-from protocol.model_state import Table, slices, words
+from protocol.model_state import Table, read_front, slices, words
 
 
 def safetensors_header(table: Table, metadata: Mapping[str, str]) -> bytes:
-    """The length and the header for the shared tensors of a table. `metadata`: text to text, for people."""
+    """The length and the header for the shared and frozen tensors of a table. `metadata`: text to text, for people."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for spec, where in slices(table):
         header[spec.name] = {
@@ -35,7 +35,7 @@ def safetensors_header(table: Table, metadata: Mapping[str, str]) -> bytes:
 
 def safetensors_size(model: GlobalModel) -> int:
     """Bytes of the file that `safetensors_blocks` gives. Raises StateError, OSError."""
-    front = model_front(model_path(model.digest))
+    front = read_front(model_path(model.digest))
     return len(safetensors_header(front.table, _metadata(model))) + 4 * words(front.table)
 
 
@@ -46,7 +46,7 @@ def safetensors_blocks(model: GlobalModel) -> Iterator[bytes]:
     Raises StateError or OSError at the first block where the stored model can't be read.
     """
     path = model_path(model.digest)
-    front = model_front(path)
+    front = read_front(path)
     yield safetensors_header(front.table, _metadata(model))
     with path.open("rb") as file:
         file.seek(len(front.header))

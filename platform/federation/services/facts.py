@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from federation.models import Purpose, Round
+from federation.services.models import front_of
 from governance.models import Manifest
 from protocol.canonical import unb64
 from protocol.evaluation import tail_length
 from protocol.manifest import parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
-from protocol.secure_aggregation.parameters import RoundParameters, Segment, SketchTerms, threshold
+from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms, threshold
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.sets import ReadyView, RosterView
 from protocol.secure_aggregation.sparse import SparseParameters
 from protocol.signing import Envelope
@@ -23,7 +25,7 @@ class Facts:
     """The parts of a manifest that rounds need.
 
     participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
-    clip_norm: L2 bound of an update; word_bits, fraction_bits: of the fixed-point words; tail: 64-bit words.
+    fixed: what the words of an update can hold; tail: 64-bit words.
     sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
         a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
@@ -39,13 +41,11 @@ class Facts:
     hospitals: Mapping[str, str]
     min_roster: int
     min_participants: int
-    word_bits: int
-    fraction_bits: int
+    fixed: FixedPoint
     sketch: bool
     unverified: bool
     sparse_from: int
     drawn: int | None
-    clip_norm: float
     server_lr: float
     tail: int
     max_rounds: int
@@ -89,13 +89,11 @@ def read_facts(body: bytes, digest: str) -> Facts:
         hospitals={each.silo: each.organisation for each in manifest.participants},
         min_roster=aggregation.min_roster,
         min_participants=aggregation.min_participants,
-        word_bits=aggregation.word_bits,
-        fraction_bits=aggregation.fraction_bits,
+        fixed=manifest.fixed_point(),
         sketch=aggregation.sketch,
         unverified=aggregation.check_words == "optional",
         sparse_from=aggregation.sparse_from,
         drawn=aggregation.drawn,
-        clip_norm=aggregation.clip_norm,
         server_lr=plan.strategy.server_lr,
         tail=tail_length(plan.evaluation.bins),
         max_rounds=plan.stopping.max_rounds,
@@ -123,7 +121,6 @@ def parameters_of(item: Round) -> RoundParameters:
 @lru_cache(maxsize=64)
 def _parameters(study: str, manifest: str, number: int, attempt: int, model: str | None, words: int) -> RoundParameters:
     facts = facts_of(manifest)
-    segments = (Segment(words, facts.fraction_bits),)
     common = {
         "study": study,
         "manifest": facts.digest,
@@ -135,12 +132,16 @@ def _parameters(study: str, manifest: str, number: int, attempt: int, model: str
         "min_participants": facts.min_participants,
         "words": words,
         "tail": facts.tail,
-        "word_bits": facts.word_bits,
+        "word_bits": facts.fixed.word_bits,
         "unverified": facts.unverified,
     }
     if facts.sparse:
         return SparseParameters(**common, sparse_from=facts.sparse_from)
-    terms = SketchTerms(facts.weights, facts.clip_norm, segments) if facts.sketch and words else None
+    terms = None
+    if facts.sketch and words:
+        front = front_of(model or "")
+        segments = facts.fixed.segments(front.table, front.scales)
+        terms = SketchTerms(facts.weights, facts.fixed.clip_norm, segments)
     return RoundParameters(**common, sketch=terms)
 
 

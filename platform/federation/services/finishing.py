@@ -1,7 +1,8 @@
 """From the pieces of the sum to the next model: its digest, the evaluation, and the published, signed sum.
 
     1. Where the members showed sketches, the sum is held against them.
-    2. The pieces of the sum are hashed in order; the next model, whose pieces were made with them, is hashed and named.
+    2. The pieces of the sum are hashed in order, and the largest words of each tensor looked for where scales follow the
+       sum. The next model, whose pieces were made with them, gets its front with the next scales, is hashed and named.
     3. The tail says how good the model that came in is.
     4. In one transaction: the sum's facts are signed and published, the result is stored, the round goes on to `nonce`.
 
@@ -22,7 +23,8 @@ from federation.models import Round, Stage, SumChunk
 from federation.services import stages
 from federation.services.evaluation import result_keep
 from federation.services.facts import Facts, facts_of, parameters_of
-from federation.services.stepping import growing_path
+from federation.services.models import front_of
+from federation.services.stepping import growing, growing_path, write_at
 from federation.services.summing import sum_fail
 from federation.services.verifying import sum_sketch
 from federation.services.work import removal_forget
@@ -30,7 +32,10 @@ from federation.storage import Damaged, make_durable, model_path, read_chunk
 from portal.keys import answer_key
 from protocol import canonical
 from protocol.evaluation import Evaluation, EvaluationError, decode_tail
+from protocol.model_state import Front, header_bytes
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.scales import Maxima
+from protocol.secure_aggregation.words import signed, unpack
 from protocol.signing import sign_envelope
 
 SUM_TYPE = "application/vnd.consilium.round.sum+json"
@@ -73,33 +78,49 @@ def _make(item: Round) -> Made:
     parameters = parameters_of(item)
     digests = dict(SumChunk.objects.filter(round=item).values_list("index", "digest"))
     whole = hashlib.sha256()
+    front = front_of(item.model_digest or "") if parameters.words else None
+    maxima = Maxima(front.table) if front is not None and front.scales is not None else None
     buffer = bytearray(max(parameters.chunk_bytes(index) for index in range(parameters.chunk_count)))
     for index in range(parameters.chunk_count):
         piece = read_chunk(item.key, storage.SUM, index, digest=digests[index], into=buffer)
         whole.update(piece)
+        if maxima is not None and parameters.chunk_range(index)[0] == "body":
+            maxima.add(signed(unpack(piece, parameters.word_bits), parameters.word_bits))
     evaluation = decode_tail(np.frombuffer(piece, dtype="<u8"), len(item.members or ()))
-    model_digest = _name_model(item, buffer) if parameters.words else None
+    model_digest = None
+    if front is not None:
+        model_digest = _name_model(item, _next_header(item, front, maxima), buffer)
     return Made("sha256:" + whole.hexdigest(), model_digest, evaluation)
 
 
-def _name_model(item: Round, buffer: bytearray) -> str:
-    """Hash the next model and give it its name; returns the digest. Raises Damaged where it is not whole."""
-    growing = growing_path(item.key)
+def _next_header(item: Round, front: Front, maxima: Maxima | None) -> bytes:
+    """The front of the next model: as long as that of this one, and nothing else in it than other scales."""
+    if maxima is None:
+        return front.header
+    fixed, weight = facts_of(item.manifest_digest).fixed, item.total_weight or 0
+    scales = fixed.next_scales(front.table, front.scales, maxima.values(), total_weight=weight)
+    return header_bytes(front.table, scales)
+
+
+def _name_model(item: Round, header: bytes, buffer: bytearray) -> str:
+    """Complete the next model with its front, hash it and give it its name; returns the digest.
+
+    Raises Damaged where it is not whole; StorageFull.
+    """
+    with growing(item) as handle:
+        write_at(handle, memoryview(header), 0)
     digest = hashlib.sha256()
     size = 0
-    try:
-        with growing.open("rb", buffering=0) as file:
-            while got := file.readinto(buffer):
-                digest.update(memoryview(buffer)[:got])
-                size += got
-    except FileNotFoundError:
-        size = -1
+    with growing_path(item.key).open("rb", buffering=0) as file:
+        while got := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:got])
+            size += got
     if size != model_path(item.model_digest or "").stat().st_size:
         raise Damaged(f"the next model of {item.key} is not whole")
     name = "sha256:" + digest.hexdigest()
     # A second name, not a new one: whoever else finishes this round at the same time still finds the file.
     with contextlib.suppress(FileExistsError):
-        model_path(name).hardlink_to(growing)
+        model_path(name).hardlink_to(growing_path(item.key))
     return name
 
 

@@ -26,6 +26,7 @@ from protocol.model_state import (
     digest_of,
     header_bytes,
     table_from_list,
+    update_words,
     words,
 )
 
@@ -50,13 +51,14 @@ def initial_finish(key: str) -> None:
     except (Differs, StateError) as error:
         _end(key, mail, facts, digest=None, length=0, sentence=str(error))
         return
-    _end(key, mail, facts, digest=said.state, length=words(table), sentence="")
+    _end(key, mail, facts, digest=said.state, length=update_words(table), sentence="")
 
 
 def _make(table: Table, digest: str, facts: Facts) -> None:
     """Store the model's file. Raises Differs, StateError."""
     path = model_path(digest)
-    header = header_bytes(check_table(table))
+    scales = facts.fixed.initial(check_table(table))
+    header = header_bytes(table, scales)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".first-{path.name}")
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from django.db.models import Q
 
@@ -15,33 +16,16 @@ from federation.services.importing import state_blocks
 from federation.storage import AtomicFile, model_path
 from organisations.models import Silo
 from protocol.canonical import is_digest
-from protocol.model_state import MAGIC, MAX_HEADER, ModelState, StateError, Table
+from protocol.model_state import Front, ModelState, read_front
 
 PIECE = 4 << 20
 """Bytes of one piece of a model on the wire."""
 
 
-class Front(NamedTuple):
-    """The start of a model's file: its bytes before the vector, and the table they hold."""
-
-    header: bytes
-    table: Table
-
-
-def model_front(path: Path) -> Front:
-    """Read the start of a model's file. Raises StateError for a file that is none, OSError where it is missing."""
-    state = ModelState.load(path)
-    return Front(state.header, state.table)
-
-
-def model_header(path: Path) -> bytes:
-    """The bytes of a model's file before its vector. Raises StateError for a file that is none."""
-    with path.open("rb") as file:
-        front = file.read(len(MAGIC) + 4)
-        length = int.from_bytes(front[len(MAGIC) :], "big")
-        if not front.startswith(MAGIC) or len(front) != len(MAGIC) + 4 or length > MAX_HEADER:
-            raise StateError(f"{path.name} is not a model state")
-        return front + file.read(length)
+@lru_cache(maxsize=8)
+def front_of(digest: str) -> Front:
+    """The front of a model that is stored under its digest, so that it never changes. Raises StateError, OSError."""
+    return read_front(model_path(digest))
 
 
 def model_keep(*, item: Round, digest: str, length: int, states: list[dict[str, Any]]) -> GlobalModel:

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 from federation.models import GlobalModel, UploadedModel
 from federation.services.errors import Refused
 from federation.services.facts import read_facts
-from federation.services.models import model_front, model_upload
+from federation.services.models import model_upload
 from federation.storage import StorageFull, model_path
 from governance.models import Manifest, Study
 from governance.services import study_edit
 from governance.states import EDITABLE
 from portal.actors import Actor
-from protocol.model_state import StateError, words
+from protocol.model_state import StateError, read_front, words
 
 
 def pretrained_set(*, actor: Actor, study: Study, file: BinaryIO) -> UploadedModel:
@@ -35,7 +35,7 @@ def pretrained_set(*, actor: Actor, study: Study, file: BinaryIO) -> UploadedMod
     except StorageFull as error:
         raise Refused("DISK_FULL", "The portal's disk is full; its operator has to make room.") from error
     path = model_path(digest)
-    table = model_front(path).table
+    table = read_front(path).table
     facts = {"size": path.stat().st_size, "tensors": len(table), "length": words(table)}
     uploaded, _ = UploadedModel.objects.update_or_create(study=study, digest=digest, defaults=facts)
     _start_from(study, actor, {"kind": "pretrained", "model": digest})

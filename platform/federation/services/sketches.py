@@ -47,7 +47,7 @@ def sketches_judge(item: Round, mail: Mail, facts: Facts) -> Judged:
         verdict.members,
         {
             "digest": shown.digest,
-            "bound": _micro(facts.clip_norm),
+            "bound": _micro(facts.fixed.clip_norm),
             "median": _micro(median),
             "missing": sorted(set(first.members) - set(shown.sums)),
             "silos": {

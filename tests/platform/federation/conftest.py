@@ -24,9 +24,9 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
 from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
-from protocol.secure_aggregation.parameters import Segment, SketchTerms
+from protocol.secure_aggregation.parameters import SketchTerms
 from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
-from protocol.server_step import apply
+from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
 from tests.platform.federation.played_many import ManySteps
 
@@ -121,7 +121,10 @@ class PlayedSilo:
         aggregation = manifest.aggregation
         words = task["model_length"] if task["purpose"] == "train" else 0
         weights = {each.silo: each.weight for each in manifest.participants}
-        terms = SketchTerms(weights, aggregation.clip_norm, (Segment(words, aggregation.fraction_bits),))
+        terms, state = None, self.states.get(task["model"])
+        if aggregation.sketch and words and state is not None:
+            segments = manifest.fixed_point().segments(state.table, state.scales)
+            terms = SketchTerms(weights, aggregation.clip_norm, segments)
         return RoundParameters(
             study=task["study"],
             manifest=task["manifest"],
@@ -134,7 +137,7 @@ class PlayedSilo:
             words=words,
             tail=tail_length(manifest.plan.evaluation.bins),
             word_bits=aggregation.word_bits,
-            sketch=terms if aggregation.sketch and words else None,
+            sketch=terms,
             unverified=aggregation.check_words == "optional",
         )
 
@@ -146,6 +149,9 @@ class PlayedSilo:
         if key in self.announced:
             return
         self.announced[key] = task
+        if task["model"] is not None and task["model"] not in self.states:
+            body = self.ask("GET", f"models/{task['model']}").body
+            self.states[task["model"]] = ModelState.from_bytes(body)
         machine = self.rounds[key] = self.machine_for(task)
         if task["purpose"] in self.refuses:
             self.refuse(key, self.refuses[task["purpose"]])
@@ -155,13 +161,11 @@ class PlayedSilo:
             self.post(key, "state", machine.sign_state(state.digest, self.network.table))
         else:
             assert len(task["states"]) >= 3, "an announcement carries t signed states of its model"
-            if task["model"] not in self.states:
-                body = self.ask("GET", f"models/{task['model']}").body
-                self.states[task["model"]] = ModelState.from_bytes(body)
             self.post(key, "keys", machine.keys())
 
     def first_state(self) -> ModelState:
-        return initial_state(self.network.table, self.network.seed)
+        scales = self.network.manifest.fixed_point().initial(self.network.table)
+        return initial_state(self.network.table, self.network.seed, scales=scales)
 
     def refuse(self, key: str, sentence: str) -> None:
         task = self.announced[key]
@@ -207,13 +211,18 @@ class PlayedSilo:
     def take_ready(self, task: dict[str, Any]) -> None:
         self.rounds[task["round"]].accept_ready(map(Envelope.from_dict, task["ready"]))
 
+    def of_model(self, key: str) -> tuple[Any, Any]:
+        """Table and scales of the model that a round trains."""
+        state = self.states[self.announced[key]["model"]]
+        return state.table, state.scales
+
     def update(self, key: str, d: int) -> tuple[np.ndarray, np.ndarray]:
         """A silo's own small update: different for each silo and round."""
         rng = np.random.default_rng([d, *self.name.encode(), *key.encode()])
-        aggregation = self.network.manifest.aggregation
-        share = self.network.update_bound
-        bound = min(5000, int(share * aggregation.clip_norm * 2**aggregation.fraction_bits))
-        words = rng.integers(-bound, bound, d).astype(lane(aggregation.word_bits))
+        fixed = self.network.manifest.fixed_point()
+        (bound,) = {fixed.bound(bits) * 2**bits for _, bits in fixed.segments(*self.of_model(key))} if d else {1}
+        bound = min(5000, int(self.network.update_bound * bound))
+        words = rng.integers(-bound, bound, d).astype(lane(fixed.word_bits))
         bins = self.network.manifest.plan.evaluation.bins
         histograms = np.ones((2, bins), dtype=np.int64)
         if self.auc is None:
@@ -265,21 +274,27 @@ class PlayedSilo:
 
     def on_state(self, task: dict[str, Any]) -> None:
         key, facts, body = task["round"], self.published[task["round"]], self.fetch(task["round"])
-        aggregation = self.network.manifest.aggregation
-        self.sums[key] = summed = words_of(body, facts["words"], aggregation.word_bits)
-        tail = np.frombuffer(body[packed_bytes(facts["words"], aggregation.word_bits) :], dtype="<u8")
-        checks, plain = map(Envelope.from_dict, task["checks"]), signed(summed, aggregation.word_bits)
+        manifest = self.network.manifest
+        fixed = manifest.fixed_point()
+        self.sums[key] = summed = words_of(body, facts["words"], fixed.word_bits)
+        tail = np.frombuffer(body[packed_bytes(facts["words"], fixed.word_bits) :], dtype="<u8")
+        checks, plain = map(Envelope.from_dict, task["checks"]), signed(summed, fixed.word_bits)
         self.verified[key] = self.rounds[key].verify_sum(checks, [plain], tail)
         before = self.states[self.announced[key]["model"]]
-        vector = apply(
+        vector = np.empty_like(before.vector)
+        apply_whole(
+            before.table,
             before.vector,
             summed,
-            fraction_bits=aggregation.fraction_bits,
+            fixed.segments(before.table, before.scales),
             total_weight=facts["total_weight"],
-            server_lr=self.network.manifest.plan.strategy.server_lr,
-            word_bits=aggregation.word_bits,
+            server_lr=manifest.plan.strategy.server_lr,
+            word_bits=fixed.word_bits,
+            out=vector,
         )
-        state = ModelState(before.table, vector)
+        weight = facts["total_weight"]
+        scales = next_scales(fixed, before.table, before.scales, summed, total_weight=weight)
+        state = ModelState(before.table, vector, scales)
         self.states[state.digest] = state
         self.post(key, "state", self.rounds[key].sign_state(state.digest))
 
@@ -449,6 +464,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "local_epochs": 1,
             "strategy": {"name": "fedavg", "server_lr": 1.0},
             "personalisation": "none",
+            "frozen": [],
             "stopping": {
                 "max_rounds": settings.get("max_rounds", 2),
                 "patience": settings.get("patience"),
@@ -464,6 +480,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "word_bits": settings.get("word_bits", 32),
             "fraction_bits": settings.get("fraction_bits", 16),
             "clip_norm": settings.get("clip_norm", 10.0),
+            "error_feedback": settings.get("error_feedback", False),
             "sketch": settings.get("sketch", False),
             "check_words": settings.get("check_words", "required"),
             "sparse_from": settings.get("sparse_from", 64),

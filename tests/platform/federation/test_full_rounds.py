@@ -7,8 +7,9 @@ import pytest
 
 from evidence.models import Entry
 from federation.models import GlobalModel, Purpose, RoundResult, Stage, StudyRun, SumChunk
+from federation.storage import model_path
 from protocol.canonical import decode
-from protocol.model_state import ModelState
+from protocol.model_state import ModelState, TensorSpec, read_front
 from protocol.secure_aggregation.words import packed_bytes, signed
 
 
@@ -147,3 +148,29 @@ def test_no_gain_any_more_ends_the_training_early(network):
     assert world.state == "completed"
     assert [item.purpose for item in world.rounds].count(Purpose.TRAIN) == 3
     assert StudyRun.objects.get(study=world.study).stop_cause == "plateau"
+
+
+OPEN_TABLE = (
+    TensorSpec("stem.weight", (4, 5), "frozen"),
+    TensorSpec("layer.weight", (8, 16)),
+    TensorSpec("layer.bias", (8,)),
+    TensorSpec("norm.mean", (4,), "local"),
+    TensorSpec("head.weight", (3, 8)),
+)
+
+
+@pytest.mark.parametrize("sketch", [False, True])
+def test_a_study_whose_scales_follow_the_sum_has_the_same_model_and_scales_everywhere(network, sketch):
+    settings = {"word_bits": 16, "fraction_bits": None, "error_feedback": True, "sketch": sketch, "update_bound": 0.02}
+    world = network(4, max_rounds=3, table=OPEN_TABLE, **settings)
+    world.play()
+    assert world.state == "completed"
+    models = [GlobalModel.objects.get(study=world.study, number=number) for number in range(4)]
+    front = [read_front(model_path(model.digest)) for model in models]
+    assert {len(each.header) for each in front} == {len(front[0].header)}
+    assert front[0].scales == world.manifest.fixed_point().initial(OPEN_TABLE)
+    assert len({each.scales for each in front}) > 1
+    frozen = [ModelState.load(model_path(model.digest)).tensor("stem.weight").tobytes() for model in models]
+    assert len(set(frozen)) == 1
+    assert all(models[-1].digest in silo.states for silo in world.silos.values())
+    assert {model.length for model in models} == {8 * 16 + 8 + 24}

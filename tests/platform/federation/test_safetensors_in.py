@@ -66,7 +66,7 @@ def test_our_own_form_is_taken_as_it_is():
         (_file(b"[" * 4000), "not JSON"),
         (_file(b'["a list that is long enough to be read as one"]'), "must be an object"),
         (_file({"__metadata__": {"a": 1}, "w": TENSOR}), "__metadata__ must hold text only"),
-        (_file({"__metadata__": {"only": "metadata, and no tensor"}}), "shares 1 to"),
+        (_file({"__metadata__": {"only": "metadata, and no tensor"}}), "shares at least one"),
         (_file({"w": {**TENSOR, "more": "of what nobody asked for"}}), "nothing else"),
         (_file({"w": {**TENSOR, "dtype": "BF16"}}), "w: only float32"),
         (_file({"w": {**TENSOR, "dtype": "I64"}}), "w: only float32"),

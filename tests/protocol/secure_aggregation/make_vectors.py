@@ -317,25 +317,25 @@ def _rules() -> dict[str, dict[str, Any]]:
         "clip_norm is a float64": around(
             [10], [13], clip_norm=0.3, segments=[[364, 0]], weights=dict.fromkeys("abcd", 10)
         ),
-        "at the large bound": around([2], [5]),
-        "over the large bound": around([2], [5, -1]),
-        "at the small bound": around([10], [2]),
-        "under the small bound": around([10], [1, 1, -1]),
-        # q = 4, 4, 9, and the last: the median is 6.5 and its bound 40.625
+        "at the large bound": around([2], [10]),
+        "over the large bound": around([2], [10, -1]),
+        "at the small bound": around([1000], [10]),
+        "under the small bound": around([1000], [9, 3, -3]),
+        # q = 4, 4, 9, and the last: the median is 6.5 and its bound 162.5
         "median of the two in the middle, inside": {
             **around([2], [5]),
-            "sums": {"a": {"0": 2}, "b": {"0": -2}, "c": {"1": 3}, "d": {"2": 6, "3": 2}},
+            "sums": {"a": {"0": 2}, "b": {"0": -2}, "c": {"1": 3}, "d": {"2": 12, "3": 4}},
         },
         "median of the two in the middle, over": {
             **around([2], [5]),
-            "sums": {"a": {"0": 2}, "b": {"0": -2}, "c": {"1": 3}, "d": {"2": 5, "3": 4}},
+            "sums": {"a": {"0": 2}, "b": {"0": -2}, "c": {"1": 3}, "d": {"2": 12, "3": 5}},
         },
         "nothing came": around([0], [0]),
         "an odd number, weights differ": {
             **around([2], [5]),
-            "sums": {"a": {"0": 8}, "b": {"0": 30, "9": 1}, "c": {"1": -3}},
+            "sums": {"a": {"0": 8}, "b": {"0": 90, "9": 1}, "c": {"1": -3}},
             "weights": {"a": 4, "b": 6, "c": 1},
-            # q = 4, 25.02.., 9
+            # q = 4, 225.02.., 9: the median is 9 and its bound 225
         },
     }
 

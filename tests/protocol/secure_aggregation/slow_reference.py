@@ -304,9 +304,9 @@ def rule(
     for silo in by_name(q):
         if q[silo] > Fraction("1.69") * (Fraction(clip_norm) ** 2 * 4**most + rounding / weights[silo] ** 2):
             out[silo] = "clip"
-        elif q[silo] > Fraction("6.25") * median:
+        elif q[silo] > Fraction(25) * median:
             out[silo] = "large"
-        elif q[silo] < Fraction("0.04") * median:
+        elif q[silo] < Fraction("0.0001") * median:
             out[silo] = "small"
     return out
 

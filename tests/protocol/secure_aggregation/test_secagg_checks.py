@@ -46,10 +46,10 @@ def test_round_with_both_checks_gives_the_plain_sum(world, word_bits):
 
 
 @pytest.mark.parametrize(
-    ("factor", "reason"), [(1000, sketch.OVER_BOUND), (3, sketch.ABOVE_OTHERS), (0, sketch.BELOW_OTHERS)]
+    ("factor", "reason"), [(1000, sketch.OVER_BOUND), (10, sketch.ABOVE_OTHERS), (0, sketch.BELOW_OTHERS)]
 )
 def test_update_out_of_bounds_is_left_out_before_the_unmasking(world, factor, reason):
-    this = world(4, sketch=CLIP)
+    this = world(4, sketch=10 * CLIP)
     lengthen(this, "site-02", factor)
     others = without(this, "site-02")
     this.play(*SET_UP, "sketch").play("second", "unmask", who=others).publish().play(*LAST, who=others)
@@ -494,7 +494,7 @@ def test_two_that_lie_together_stay_within_the_bound_of_both(world):
     What they bring in together is then at most as long as two updates at the bound: what they could have sent openly.
     """
     this = world(4, sketch=CLIP)
-    lengthen(this, "site-01", 3)  # out of bounds alone, as shown above
+    lengthen(this, "site-01", 8)  # out of bounds alone
     this.play(*SET_UP)
     first, second = (own_sketch(this, name) for name in ("site-01", "site-02"))
     half = (first + second) // 2

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from protocol.messages import Ready
 from protocol.secure_aggregation import NotEnoughShares, ProtocolViolation, threshold
-from protocol.secure_aggregation.parameters import CHUNK_WORDS
+from protocol.secure_aggregation.parameters import CHUNK_WORDS, Segment
 from protocol.secure_aggregation.quantise import quantise
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.words import WORD_BITS, signed
 
 STEPS = ("keys", "bundles", "ready", "update", "list", "unmask")
@@ -74,11 +75,9 @@ def test_sum_equals_the_sum_of_the_quantised_updates(world, values, fraction, wo
     for name, row in zip(this.silos, values, strict=True):
         words = quantise(
             np.array(row, dtype=np.float32),
+            FixedPoint(word_bits, fraction_bits, 1.0, 4, heaviest=3),
+            (Segment(6, fraction_bits),),
             weight=3,
-            fraction_bits=fraction_bits,
-            word_bits=word_bits,
-            n=4,
-            clip_norm=1.0,
             rng=np.random.default_rng(seed),
         )
         this.updates[name] = (words, this.updates[name][1])

@@ -282,18 +282,9 @@ def state(table: list[dict[str, Any]], weights: list[float]) -> dict[str, str]:
 def next_weights(
     weights: list[float], words: list[int], segments: list[list[int]], server_lr: float, total_weight: int
 ) -> list[float]:
-    vector, start = np.array(weights, dtype="<f4"), 0
-    for count, bits in segments:
-        part = slice(start, start + count)
-        server_step.apply(
-            vector[part],
-            lanes(words[part], 32),
-            fraction_bits=bits,
-            total_weight=total_weight,
-            server_lr=server_lr,
-            out=vector[part],
-        )
-        start += count
+    scales = tuple(Segment(count, bits) for count, bits in segments)
+    vector = np.array(weights, dtype="<f4")
+    server_step.apply(vector, lanes(words, 32), scales, total_weight=total_weight, server_lr=server_lr, out=vector)
     return vector.tolist()
 
 
@@ -407,7 +398,7 @@ def silos(world: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, SiloRound]:
         lambda: h(given["silos"][speaks[-1]]["mlkem_seed"] + given["silos"][speaks[-1]]["x25519_key"]),
     )
     boxes = KnownBoxes(given["silos"], make_vectors.boxes_of(VECTORS["round"]["out"]))
-    monkeypatch.setattr(sealing, "_encrypt", boxes.encrypt)
+    monkeypatch.setattr(sealing, "encrypt", boxes.encrypt)
 
     keys = {name: SigningKey.from_bytes(h(secret["signing_key"])) for name, secret in given["silos"].items()}
     segments = tuple(Segment(*segment) for segment in given["segments"])

@@ -20,7 +20,7 @@ from silo_node.training import plan as plans
 def _ready(plan: dict[str, Any], cohort: Cohort, folder: Path) -> tuple[Any, torch.nn.Module, Any, np.ndarray]:
     found = plans.parse(plan)
     network = networks.build(found)
-    networks.load(network, initial_state(trainer.build_table(plan), 3))
+    networks.load(network, initial_state(trainer.build_table(plan), 3), found)
     store = Cache(folder, plans.pixels_digest(found), size=found.size, window=found.window)
     store.fill(cohort.train)
     labels = np.array([item.label for item in cohort.train])

@@ -36,7 +36,7 @@ def _with(plan: dict[str, Any], name: str, args: dict[str, Any] | None = None) -
 def test_a_network_of_the_list_gives_one_logit_a_picture(plan: dict[str, Any], name: str) -> None:
     found = plans.parse(_with(plan, name))
     network = networks.build(found)
-    networks.load(network, initial_state(trainer.build_table(plan), 1))
+    networks.load(network, initial_state(trainer.build_table(plan), 1), found)
     network.eval()
     with torch.inference_mode():
         assert network(torch.zeros(2, 1, 32, 32)).reshape(-1).shape == (2,)
@@ -48,7 +48,7 @@ def test_the_vector_goes_in_and_comes_out_in_the_tables_order(plan: dict[str, An
     table = trainer.build_table(plan)
     state = initial_state(table, 7)
     network = networks.build(found)
-    networks.load(network, state)
+    networks.load(network, state, found)
     assert not local_training.update_of(network, state).any()
     other = ModelState(table, np.zeros(words(table), dtype="<f4"))
     assert np.array_equal(local_training.update_of(network, other), state.vector)
@@ -75,5 +75,5 @@ def test_a_model_of_another_network_is_refused(plan: dict[str, Any]) -> None:
     network = networks.build(found)
     state = ModelState((TensorSpec("weight", (3,)),), np.zeros(3, dtype="<f4"))
     with pytest.raises(TrainingError) as caught:
-        networks.load(network, state)
+        networks.load(network, state, found)
     assert caught.value.code == "STATE_DIFFERS"
