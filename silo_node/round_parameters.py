@@ -6,28 +6,35 @@ from protocol.evaluation import tail_length
 from protocol.manifest import Manifest
 from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms
 from protocol.secure_aggregation.scales import Segments
+from protocol.secure_aggregation.sparse import SparseParameters
 from silo_node.announcement import Announcement
 
 
 def round_parameters(announcement: Announcement, manifest: Manifest, segments: Segments) -> RoundParameters:
-    """segments: the scales of the model that is trained, none where nothing is. Raises: ValueError."""
+    """`SparseParameters` where the manifest says so, whatever the portal asks for.
+
+    segments: the scales of the model that is trained, none where nothing is. Raises: ValueError.
+    """
     aggregation = manifest.aggregation
     words = sum(size for size, _ in segments)
-    return RoundParameters(
-        study=announcement.study,
-        manifest=announcement.manifest,
-        round=announcement.number,
-        attempt=announcement.attempt,
-        model=announcement.model,
-        participants=manifest.public_keys(),
-        min_roster=aggregation.min_roster,
-        min_participants=aggregation.min_participants,
-        words=words,
-        tail=tail_length(manifest.plan.evaluation.bins),
-        word_bits=aggregation.word_bits,
-        sketch=_sketch_terms(manifest, segments) if aggregation.sketch and words else None,
-        unverified=aggregation.check_words == "optional",
-    )
+    common = {
+        "study": announcement.study,
+        "manifest": announcement.manifest,
+        "round": announcement.number,
+        "attempt": announcement.attempt,
+        "model": announcement.model,
+        "participants": manifest.public_keys(),
+        "min_roster": aggregation.min_roster,
+        "min_participants": aggregation.min_participants,
+        "words": words,
+        "tail": tail_length(manifest.plan.evaluation.bins),
+        "word_bits": aggregation.word_bits,
+        "unverified": aggregation.check_words == "optional",
+    }
+    if manifest.sparse:
+        return SparseParameters(**common, sparse_from=aggregation.sparse_from)
+    sketch = _sketch_terms(manifest, segments) if aggregation.sketch and words else None
+    return RoundParameters(**common, sketch=sketch)
 
 
 def _sketch_terms(manifest: Manifest, segments: Segments) -> SketchTerms:
