@@ -387,7 +387,7 @@ class PlayedRound:
             return []
         found: list[dict[str, Any]] = []
         last = "state" if self.purpose == "initial" else "update"
-        setup = self.purpose == "initial" or self.stage in ("keys", "bundles", "ready", "update")
+        setup = self.purpose == "initial" or self.stage in ("keys", "row", "bundles", "ready", "update")
         if setup and silo not in self.mail[last]:
             found.append(
                 {
