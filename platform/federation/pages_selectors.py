@@ -16,9 +16,11 @@ from federation.check_report import CheckReport, check_report
 from federation.lanes import Lane, Track, draw
 from federation.models import GlobalModel, Purpose, Round, RoundResult, Seat, SiloMetric, Stage
 from federation.plots import Point, interval
+from federation.services.facts import parameters_of
 from governance.models import Study
 from governance.pages_selectors import manifest_content, visible_studies
 from portal.access import Person
+from protocol.secure_aggregation.sparse import SparseParameters
 
 
 def may_watch(person: Person, study: str) -> bool:
@@ -47,6 +49,7 @@ class RoundView:
     in_sum: int
     bytes_up: int
     checks: CheckReport | None
+    masking: str
 
 
 def round_view(item: Round, *, now: datetime | None = None) -> RoundView:
@@ -59,7 +62,20 @@ def round_view(item: Round, *, now: datetime | None = None) -> RoundView:
     seconds = ((item.finished_at or now) - item.started_at).total_seconds()
     bytes_up = max(item.bytes_up, sum(lane.bytes_up for lane in lanes))
     checks = check_report(item, hospitals)
-    return RoundView(item, lanes, extent, seconds, len(item.members or ()), bytes_up, checks)
+    return RoundView(item, lanes, extent, seconds, len(item.members or ()), bytes_up, checks, _masking(item))
+
+
+def _masking(item: Round) -> str:
+    """With how many others each hospital masks, in words; nothing where nothing is summed."""
+    if item.purpose == Purpose.INITIAL:
+        return ""
+    parameters = parameters_of(item)
+    if not isinstance(parameters, SparseParameters):
+        return "each hospital with every other"
+    others, h = len(parameters.participants) - 1, parameters.neighbourhood.h
+    # It draws h, and each of the rest draws it with chance h/others.
+    near = round(h + (others - h) * h / others)
+    return f"each hospital with about {near} of {others} others, drawn anew in each round"
 
 
 def _facts(item: Round) -> dict[str, dict[str, Any]]:
@@ -72,7 +88,7 @@ def _facts(item: Round) -> dict[str, dict[str, Any]]:
 
     for stage in item.silo_stages.select_related("silo"):
         of(stage.silo.name)["entered"][stage.stage] = stage.entered_at
-    for message in item.messages.select_related("silo"):
+    for message in item.messages.select_related("silo").defer("envelope"):
         of(message.silo.name)["sent"][message.kind] = message.received_at
         if message.kind == "refusal":
             of(message.silo.name)["refusal"] = _refusal_words(message.envelope)
