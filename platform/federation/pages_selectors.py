@@ -16,11 +16,10 @@ from federation.check_report import CheckReport, check_report
 from federation.lanes import Lane, Track, draw
 from federation.models import GlobalModel, Purpose, Round, RoundResult, Seat, SiloMetric, Stage
 from federation.plots import Point, interval
-from federation.services.facts import parameters_of
 from governance.models import Study
 from governance.pages_selectors import manifest_content, visible_studies
 from portal.access import Person
-from protocol.secure_aggregation.sparse import SparseParameters
+from protocol.secure_aggregation.sparse import promised
 
 
 def may_watch(person: Person, study: str) -> bool:
@@ -69,10 +68,11 @@ def _masking(item: Round) -> str:
     """With how many others each hospital masks, in words; nothing where nothing is summed."""
     if item.purpose == Purpose.INITIAL:
         return ""
-    parameters = parameters_of(item)
-    if not isinstance(parameters, SparseParameters):
+    content = manifest_content(item.manifest)
+    if not content.sparse:
         return "each hospital with every other"
-    others, h = len(parameters.participants) - 1, parameters.neighbourhood.h
+    n = len(content.participants)
+    others, h = n - 1, promised(n).h
     # It draws h, and each of the rest draws it with chance h/others.
     near = round(h + (others - h) * h / others)
     return f"each hospital with about {near} of {others} others, drawn anew in each round"

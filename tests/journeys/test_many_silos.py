@@ -9,16 +9,14 @@ import pytest
 from benchmarks.round_overhead import constant_plan
 from demo.network import Network
 from demo.study import draft
-from protocol.secure_aggregation.sparse import neighbours
-from protocol.secure_aggregation.sparse.parameters import COLLUDING, LOST
+from protocol.secure_aggregation.sparse import promised
 
 pytestmark = pytest.mark.timeout(240)
 SILOS = 6
 
 
 def test_a_study_of_many_completes_and_every_sum_is_verified(network_of: Callable[..., Network]) -> None:
-    hood = neighbours(SILOS, colluding=COLLUDING, lost=LOST, privacy_bits=40, failure_bits=30)
-    assert hood.h < SILOS - 1
+    assert promised(SILOS).h < SILOS - 1
     network = network_of(hospitals=SILOS, lean=True)
     network.start()
     document = draft(

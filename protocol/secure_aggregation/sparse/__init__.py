@@ -15,7 +15,7 @@ from protocol.secure_aggregation.sparse.bounds import Neighbourhood, neighbours
 from protocol.secure_aggregation.sparse.boxes import Parcel
 from protocol.secure_aggregation.sparse.coordinator import SparseCoordinator
 from protocol.secure_aggregation.sparse.nonces import OpenedNonces
-from protocol.secure_aggregation.sparse.parameters import SparseParameters
+from protocol.secure_aggregation.sparse.parameters import SparseParameters, promised
 from protocol.secure_aggregation.sparse.set_up import Neighbour
 from protocol.secure_aggregation.sparse.silo import SparseRound
 from protocol.secure_aggregation.sparse.trees import Claim, Leaf
@@ -31,4 +31,5 @@ __all__ = [
     "SparseParameters",
     "SparseRound",
     "neighbours",
+    "promised",
 ]

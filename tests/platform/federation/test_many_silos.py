@@ -11,6 +11,7 @@ from federation.models import GlobalModel, Parcel, Purpose, RoundMessage, Stage
 from federation.services import books
 from federation.services.facts import facts_of, parameters_of
 from portal.problems import Refused
+from protocol.canonical import digest
 from protocol.manifest import ManifestError
 from protocol.secure_aggregation.parameters import RoundParameters, threshold
 from protocol.secure_aggregation.sparse import SparseParameters
@@ -238,6 +239,23 @@ def test_entries_of_known_partners_are_given_with_proof_once_a_set_is_fixed(many
             silo.ask("GET", f"rounds/{key}/entries", query=query)
 
 
+def test_page_of_a_round_says_with_how_many_each_hospital_masks(network):
+    from federation.pages_selectors import round_view
+
+    world = network(12, sparse_from=12, max_rounds=1)
+    world.play(until=training)
+    assert round_view(world.rounds[0]).masking == ""
+    assert round_view(world.rounds[1]).masking == "each hospital with about 11 of 11 others, drawn anew in each round"
+
+
+def test_page_of_a_round_of_few_says_that_all_mask_with_all(network):
+    from federation.pages_selectors import round_view
+
+    world = network(4, max_rounds=1)
+    world.play(until=training)
+    assert round_view(world.rounds[1]).masking == "each hospital with every other"
+
+
 def test_boxes_are_gone_when_the_round_is_over(many):
     world = many(6)
     world.play(until=at(Stage.UPDATE))
@@ -259,3 +277,21 @@ def test_round_of_many_takes_no_sketch(many):
     envelope = RoundMessage.objects.filter(round=world.round, kind="list", silo__name="site-1").get().envelope
     with pytest.raises(Refused, match="no 'sketch'"):
         silo.ask("POST", f"rounds/{key}/sketch", body=json.dumps(envelope).encode())
+
+
+def test_largest_bundles_of_a_study_fit_into_a_message():
+    """The portal takes envelopes of 4 MiB: a silo of 4,096 draws 197, and at most 303 may draw it."""
+    from federation.api import ENVELOPE_LIMIT
+    from protocol.messages import seal
+    from protocol.secure_aggregation.sparse.messages import MOST_NEIGHBOURS, SparseBundles
+    from protocol.signing import SigningKey
+
+    names = [f"{'hospital' * 7}-{number:04}"[:63] for number in range(MOST_NEIGHBOURS)]
+    message = SparseBundles(
+        ctx="0" * 64,
+        silo=names[0],
+        roster=digest(b""),
+        boxes=dict.fromkeys(names, bytes(1232)),
+        hashes=dict.fromkeys(names[:255], (digest(b"a"), digest(b"b"))),
+    )
+    assert len(json.dumps(seal(message, SigningKey.generate()).as_dict())) < ENVELOPE_LIMIT
