@@ -11,6 +11,8 @@ from protocol.canonical import b64
 from protocol.secure_aggregation.sparse import SparseRound
 from protocol.signing import keyid
 from silo_node.many_runner import ManyRunner
+from silo_node.pauses import OTHER_LIST, Pause
+from silo_node.resumes import risk
 from tests.silo_node.portal_double import PortalDouble
 
 N = 8
@@ -177,3 +179,14 @@ def test_known_partners_are_asked_for_with_proof(silo, portal):
     assert ("entries" in asked) == (len(near) < N)
     assert portal.refused() == []
     assert b64(b"") == "" and ManyRunner.MACHINE is SparseRound
+
+
+@pytest.mark.parametrize(("other", "words"), [("b", "may be one hospital"), ("a", "name the same hospitals")])
+def test_steward_is_told_that_lists_of_many_are_known_by_their_roots_only(other, words):
+    """It must not read that no two lists differ by one hospital, where nobody here can know."""
+    roots = ("sha256:" + "a" * 64, "sha256:" + other * 64)
+    signed = [{"round": number, "members": [root]} for number, root in enumerate(roots, start=1)]
+    pause = Pause(study="st-a", code=OTHER_LIST, sentence="", model=roots[0], lists=2, unmasked=1, signed=signed)
+    said = " ".join(risk(pause, "site-1"))
+    assert words in said
+    assert "No two of these lists differ" not in said
