@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from protocol.canonical import b64
-from protocol.secure_aggregation.sparse import SparseRound
+from protocol.secure_aggregation.sparse import Leaf
 from protocol.signing import keyid
 from silo_node.many_runner import ManyRunner
 from silo_node.pauses import OTHER_LIST, Pause
@@ -166,19 +166,55 @@ def test_silo_that_was_away_at_the_list_checks_the_sum(many, portal):
     assert "site-1" in played.mail["check"]
 
 
-def test_known_partners_are_asked_for_with_proof(silo, portal):
-    """The policy wants partners whose keys the hospital compared; those that are no neighbours are asked for."""
+def test_round_of_many_with_known_partners_ends_well(silo, portal):
+    """The policy wants all partners, whose keys the hospital compared; those that are no neighbours are asked for."""
     portal.make_study(aggregation={"fraction_bits": 9, "sparse_from": N})
     known = {name: keyid(each.key.public) for name, each in portal.partners.items()}
     silo.policy(partners={"keys": known, "min_known": N - 1})
     silo.decide()
     begin(silo, portal)
     portal.wait(lambda: portal.finished(1))
-    asked = {request.path.rsplit("/", 1)[1] for request in portal.received if ".1.1/" in request.path}
-    near = {leaf.silo for leaf in portal.round(1).coordinator.leaves_for("ready", "site-1")}
-    assert ("entries" in asked) == (len(near) < N)
     assert portal.refused() == []
-    assert b64(b"") == "" and ManyRunner.MACHINE is SparseRound
+
+
+def test_known_partners_that_are_no_neighbours_are_asked_for_as_far_as_needed():
+    """Of a hundred known ones two are among the neighbours' entries, and three are needed; 64 are asked for at once."""
+    publics = {f"s{number:03}": number.to_bytes(32, "big") for number in range(101)}
+    asked: list[list[str]] = []
+
+    def get(path, *, kind, query, round_id):
+        assert (path, query["set"], kind, round_id) == (
+            "/api/v1/rounds/st-a.1.1/entries",
+            "list",
+            "entries",
+            "st-a.1.1",
+        )
+        asked.append(query["silos"].split(","))
+        # Nobody of the first 64 is in the set.
+        value = None if len(asked) == 1 else "summed"
+        leaves = [{"silo": name, "value": value, "path": []} for name in asked[-1]]
+        return SimpleNamespace(json=lambda: {"leaves": leaves})
+
+    def found(min_known):
+        asked.clear()
+        runner = object.__new__(ManyRunner)
+        runner.id = "st-a.1.1"
+        runner.parameters = SimpleNamespace(participants=publics)
+        known = frozenset(keyid(public) for name, public in publics.items() if name != "s000")
+        runner.permission = SimpleNamespace(known_partners=known, min_known=min_known)
+        runner._node = SimpleNamespace(config=SimpleNamespace(name="s000"), egress=SimpleNamespace(get=get))
+        given = [
+            Leaf("s000", "summed", ()),
+            Leaf("s001", "summed", ()),
+            Leaf("s002", "summed", ()),
+            Leaf("s003", None, ()),
+        ]
+        return runner._known("list", given)
+
+    assert found(0) == found(2) == [] and asked == []
+    assert len(found(3)) == 97
+    assert [len(names) for names in asked] == [64, 33]
+    assert not {"s000", "s001", "s002", "s003"} & {name for names in asked for name in names}
 
 
 @pytest.mark.parametrize(("other", "words"), [("b", "may be one hospital"), ("a", "name the same hospitals")])

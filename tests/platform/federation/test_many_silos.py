@@ -14,7 +14,7 @@ from portal.problems import Refused
 from protocol.canonical import digest
 from protocol.manifest import ManifestError
 from protocol.secure_aggregation.parameters import RoundParameters, threshold
-from protocol.secure_aggregation.sparse import SparseParameters
+from protocol.secure_aggregation.sparse import SparseParameters, SparseRound, wire
 
 N = 12
 
@@ -177,20 +177,33 @@ def test_book_that_was_fed_what_is_not_stored_is_thrown_away(many):
     kept = RoundMessage.objects.filter(round=item, kind="keys").select_related("silo").last()
     RoundMessage.objects.filter(pk=kept.pk).delete()  # as if it had never been committed
     world.silos[kept.silo.name].dead = True
+    world.go_on(until=at(Stage.ROW))
+    item = world.rounds[1]
+    with books.book_of(item) as book:
+        assert list(book.coordinator.members("roster")) == item.roster
+    assert kept.silo.name not in item.roster
     world.go_on(until=lambda w: w.rounds[1].stage == Stage.FINISHED)
     assert kept.silo.name not in world.rounds[1].members
     assert world.rounds[1].verified is True
 
 
 def test_message_of_another_silo_is_refused_and_leaves_no_trace(many):
+    """Two that work together: one sends what the other signed beside the message that is stored of it."""
     world = many(6)
-    world.play(until=lambda w: at(Stage.ROW)(w) and RoundMessage.objects.filter(round=w.round, kind="row").exists())
+    world.play(until=lambda w: at(Stage.KEYS)(w) and RoundMessage.objects.filter(round=w.round, kind="keys").exists())
     item = world.round
-    stored = RoundMessage.objects.filter(round=item, kind="row").select_related("silo").first()
-    other = next(silo for silo in world.silos.values() if silo.name != stored.silo.name)
-    with pytest.raises(Refused) as refused:
-        other.ask("POST", f"rounds/{item.key}/row", body=json.dumps(stored.envelope).encode())
-    assert refused.value.code in ("BAD_MESSAGE", "MESSAGE_DIFFERS")
+    stored = RoundMessage.objects.select_related("silo").get(round=item, kind="keys")
+    liar, helper = (
+        world.silos[stored.silo.name],
+        next(each for each in world.silos.values() if each.name != stored.silo.name),
+    )
+    second = SparseRound(parameters_of(item), silo=liar.name, key=liar.key, journal=type(liar.journal)()).keys()
+    assert second.digest != stored.digest
+    with pytest.raises(Refused, match="is not signed by it"):
+        helper.ask("POST", f"rounds/{item.key}/keys", body=json.dumps(second.as_dict()).encode())
+    world.play(until=at(Stage.ROW))
+    with books.book_of(world.round) as book:
+        assert book.coordinator.leaf("roster", liar.name).value == stored.digest
     world.play()
     assert world.state == "completed"
 
@@ -202,8 +215,6 @@ def test_late_signature_on_the_list_is_kept_and_never_relayed(many):
     late.stops_before = {"list"}
     world.go_on(until=at(Stage.UNMASK))
     item = world.round
-    from protocol.secure_aggregation.sparse import wire
-
     with books.book_of(item) as book:
         claim, leaves = book.coordinator.claim("list"), book.coordinator.leaves_for("list", "site-5")
         updates = book.coordinator.updates_for("site-5")
@@ -225,8 +236,6 @@ def test_entries_of_known_partners_are_given_with_proof_once_a_set_is_fixed(many
     with pytest.raises(Refused, match="entries"):
         silo.ask("GET", f"rounds/{key}/entries", query="set=ready&silos=site-2")
     world.play(until=at(Stage.UPDATE))
-    from protocol.secure_aggregation.sparse import wire
-
     answer = json.loads(silo.ask("GET", f"rounds/{key}/entries", query="set=ready&silos=site-2,site-9,nobody").body)
     leaves = wire.read_leaves(answer["leaves"])
     assert [leaf.silo for leaf in leaves] == ["site-2", "site-9"]
