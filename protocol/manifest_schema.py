@@ -32,6 +32,7 @@ from protocol.manifest_fields import (
     unique,
 )
 from protocol.many_silos import MOST_SILOS
+from protocol.secure_aggregation.parameters import threshold
 from protocol.secure_aggregation.scales import FixedPoint, ScalesError
 
 SCHEMA: Final = "consilium/manifest/1"
@@ -327,6 +328,12 @@ class Manifest(Part):
     def sparse(self) -> bool:
         """Whether rounds speak the protocol for many silos: the manifest alone says so."""
         return len(self.participants) >= self.aggregation.sparse_from
+
+    @property
+    def least_roster(self) -> int:
+        """The fewest silos with which a round can be begun; with many silos no set may be smaller than t of all."""
+        least = self.aggregation.min_roster
+        return max(least, threshold(len(self.participants))) if self.sparse else least
 
     def fixed_point(self) -> FixedPoint:
         """What the words of an update can hold. Raises ValueError where that is too little."""

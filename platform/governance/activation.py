@@ -23,10 +23,10 @@ def activate(*, study: Study, actor: Actor) -> None:
         raise Refused("OUT_OF_STAGE", "Only a study that the network approved and that waits for hospitals can start.")
     parsed = parse_manifest(manifest.data)
     approving = [item for item in decisions_of(manifest) if item.decision == Decision.APPROVED]
-    if len(approving) < parsed.aggregation.min_roster:
+    if len(approving) < parsed.least_roster:
         raise Refused(
             "APPROVALS_TOO_FEW",
-            f"{len(approving)} hospitals approve; this study needs {parsed.aggregation.min_roster}.",
+            f"{len(approving)} hospitals approve; this study needs {parsed.least_roster}.",
         )
     move(study, StudyState.ACTIVE)
     record(
@@ -49,7 +49,7 @@ def activate_when_ready(*, study: Study, manifest: Manifest) -> bool:
     if any(item.decision == Decision.WAITING for item in decisions):
         return False
     approving = sum(item.decision == Decision.APPROVED for item in decisions)
-    if approving < parse_manifest(manifest.data).aggregation.min_roster:
+    if approving < parse_manifest(manifest.data).least_roster:
         return False
     activate(study=study, actor=SYSTEM)
     return True

@@ -85,3 +85,10 @@ def test_words_promise_what_holds_with_many_silos() -> None:
     few = dict(describe(parse_manifest(freeze(many(63)))))
     assert "one in five" not in few["Who would have to conspire"]
     assert "part of them" not in few["What the portal can read"]
+
+
+def test_with_many_a_round_needs_as_many_as_every_set_must_have() -> None:
+    """Otherwise the portal would begin a study with a few approvals in which no round could be held."""
+    assert parse_manifest(freeze(many(100, min_roster=3))).least_roster == 67
+    assert parse_manifest(freeze(many(100, min_roster=80))).least_roster == 80
+    assert parse_manifest(freeze(many(63, min_roster=3))).least_roster == 3
