@@ -9,6 +9,8 @@ from fractions import Fraction
 
 import pytest
 
+from protocol.many_silos import COLLUDING, FAILURE_BITS, LOST, PRIVACY_BITS
+from protocol.secure_aggregation.sparse import promised
 from protocol.secure_aggregation.sparse.bounds import (
     MOST_NEIGHBOURS,
     Neighbourhood,
@@ -162,3 +164,9 @@ def test_impossible_demands_are_refused():
         neighbours(40, **DEFAULTS | {"colluding": Fraction(1, 2), "lost": Fraction(1, 3)})
     with pytest.raises(ValueError, match=f"up to {MOST_NEIGHBOURS}"):
         neighbours(1000, **DEFAULTS | {"lost": Fraction(1, 4)})
+
+
+def test_what_is_promised_is_what_every_round_is_made_with(sparse):
+    this = sparse(12, colluding=COLLUDING, lost=LOST, privacy_bits=PRIVACY_BITS, failure_bits=FAILURE_BITS)
+    assert promised(12) == this.parameters.neighbourhood
+    assert (Fraction(1, 5), Fraction(1, 10), 40, 30) == (COLLUDING, LOST, PRIVACY_BITS, FAILURE_BITS)
