@@ -329,7 +329,9 @@ _CONCLUSION = """
   in the others. Without any attacker an honest silo's gain still lies up to {farthest:.1f} of its standard errors below zero: a
   hospital that is merely different can lower the mean as well.
 - **A backdoor** has the cosine and the gain of an honest silo, and the model keeps its AUC; only somebody who tries the right
-  patch can see it. **Noise and an old update** have an honest cosine too; they cost about what the silo's absence costs.
+  patch can see it. **Noise and an old update** have an honest cosine too; they cost no more than the silo's absence.
+- **Whether leaving out was worth it.** The model then goes without the silo's images (the column "AUC with the check"). Where no
+  other hospital is like it, that can cost more than a threefold honest update would have done.
 
 So the check ends gross attacks at once and limits quiet ones to what one honest update's length can do; a person who sees a low
 cosine or a loss over many rounds may pause a silo and ask. No machine does.
