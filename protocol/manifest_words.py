@@ -214,8 +214,8 @@ def _sketch(manifest: Manifest) -> str:
 
 def _check_word(manifest: Manifest) -> str:
     words = (
-        "After the sum is fixed each hospital shows one number of 61 bits about its update, a check word. Together the "
-        "check words show whether the published sum is the sum of what the hospitals sent."
+        "After the sum is fixed each hospital shows one number, a check word, which says nothing about its update by itself. "
+        "Together the check words show whether the published sum is the sum of what the hospitals sent."
     )
     if manifest.aggregation.check_words == "required":
         return f"{words} A sum for which one check word never comes is thrown away, and the round with it."
