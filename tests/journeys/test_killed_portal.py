@@ -47,7 +47,7 @@ def test_portal_killed_at_every_stage_goes_on_from_its_database(network_of: Call
     study = network.run_study(
         draft(
             silos=names,
-            plan=constant_plan(2000, ROUNDS),
+            plan=constant_plan(20_000, ROUNDS),
             modalities=["CR", "DX"],
             countries=[],
             title="Killed portal",
