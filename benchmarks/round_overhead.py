@@ -48,7 +48,7 @@ def constant_plan(d: int, rounds: int) -> dict[str, Any]:
         "local_epochs": 1,
         "strategy": {"name": "fedavg", "server_lr": 1.0},
         "personalisation": "none",
-        "stopping": {"max_rounds": rounds, "patience": None, "min_delta": 0.0},
+        "stopping": {"max_rounds": rounds, "patience": None, "min_delta": 0.0, "worse_by": None},
         "evaluation": {"bins": 64},
         "initial": {"kind": "seed", "seed": 1},
     }

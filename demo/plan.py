@@ -52,7 +52,7 @@ def demo_plan(
         "local_epochs": local_epochs,
         "strategy": {"name": "fedavg", "server_lr": 1.0},
         "personalisation": "none",
-        "stopping": {"max_rounds": max_rounds, "patience": patience, "min_delta": min_delta},
+        "stopping": {"max_rounds": max_rounds, "patience": patience, "min_delta": min_delta, "worse_by": None},
         "evaluation": {"bins": bins},
         "initial": {"kind": "seed", "seed": seed},
     }

@@ -156,7 +156,7 @@ def _studies(people: dict[str, Any], hospitals: dict[str, Any]) -> None:
     changed = dict(waiting.draft, summary="Find pneumonia on portable chest X-rays of adults and children.")
     changed["plan"] = changed["plan"] | {
         "local_epochs": 3,
-        "stopping": {"max_rounds": 30, "patience": 8, "min_delta": 0.002},
+        "stopping": {"max_rounds": 30, "patience": 8, "min_delta": 0.002, "worse_by": 0.03},
     }
     study_edit(actor=owner, study=waiting, title=waiting.title, draft=changed)
     waiting.refresh_from_db()

@@ -515,7 +515,7 @@ class PortalDouble:
                 "local_epochs": 1,
                 "strategy": {"name": "fedavg", "server_lr": 1.0},
                 "personalisation": "none",
-                "stopping": {"max_rounds": self.rounds, "patience": None, "min_delta": 0.0},
+                "stopping": {"max_rounds": self.rounds, "patience": None, "min_delta": 0.0, "worse_by": None},
                 "evaluation": {"bins": 8},
                 "initial": {"kind": "seed", "seed": 1},
             },
