@@ -83,8 +83,8 @@ def _risk_of_going_back(pause: Pause, silo: str) -> list[str]:
         "So ask which hospitals go along before you sign: where one that was in the earlier sum stays away, the rest give "
         "away nearly what that one sent; where yours is the only new one, yours.",
         "A model gets worse for honest reasons, and for false scores of one hospital. A portal that plays false can say it "
-        "without any. The figures are on the study's results page; compare them with what your own hospital sees, and ask the "
-        "network's admin why it was decided.",
+        "without any. The figures, the rounds between and who decided are on the study's results page; ask the network's admin "
+        "and the other hospitals.",
     ]
     said += _apart(pause, silo)
     said += [
