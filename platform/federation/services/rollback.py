@@ -32,11 +32,13 @@ DECISIONS = {"dismiss": Rollback.State.DISMISSED, "go-back": Rollback.State.ROLL
 
 def rollback_judge(item: Round, *, facts: Facts) -> None:
     """After a finished round: hold the model that it scored against the best one before it. In the caller's transaction."""
-    result = RoundResult.objects.filter(round=item, auc_mean__isnull=False).first()
-    gone = left_behind(item.study_id)
-    if facts.worse_by is None or result is None or result.model_number in gone:
+    if facts.worse_by is None:
         return
     Study.objects.select_for_update().defer("draft").get(pk=item.study_id)  # nobody decides meanwhile
+    result = RoundResult.objects.filter(round=item, auc_mean__isnull=False).first()
+    gone = left_behind(item.study_id)
+    if result is None or result.model_number in gone:
+        return
     score, margin = _micro(result.auc_mean), _micro(facts.worse_by)
     waiting = Rollback.objects.filter(study=item.study_id, state=Rollback.State.OPEN).select_related("back_to").first()
     if waiting is not None:
