@@ -156,6 +156,17 @@ def test_the_next_round_starts_from_the_earlier_model_though_the_open_one_fails(
     assert (made.round.number, made.round.attempt) == (3, 2)
 
 
+def test_rounds_that_were_left_behind_count_and_at_the_cap_the_earlier_model_is_evaluated(world: Any, admin: Any):
+    made = world(max_rounds=4)
+    train(made, 0.7, 0.8, 0.6)
+    decide(admin(), "go-back")
+    train(made, 0.6)
+    best = GlobalModel.objects.get(number=1)
+    assert (made.round.purpose, made.round.model_digest) == ("evaluate", best.digest)
+    made.play()
+    assert made.state == "completed" and made.round.result.model_number == 1
+
+
 def test_scores_of_models_left_behind_do_not_end_the_training(world: Any, admin: Any):
     made = world(patience=2, worse_by=0.05, min_delta=0.0)
     train(made, 0.7, 0.8, 0.6)  # models 0, 1, 2; round 4 on model 3
@@ -284,8 +295,18 @@ def test_one_hospitals_false_scores_make_a_proposal_and_no_more(world: Any):
     assert left_behind(made.study) == frozenset()
 
 
-@pytest.mark.parametrize(("word", "value"), [(0, 2), (2, 2), (3, 2**31), (4, 2**31)])
-def test_a_tail_whose_words_can_not_be_of_that_many_members_fails_the_round(world: Any, word: int, value: int):
+@pytest.mark.parametrize(
+    ("word", "value", "why"),
+    [
+        (0, 2, "counts more silos than are in the sum"),
+        (2, 2, "counts more silos than are in the sum"),
+        (3, 2**31, "out of range"),
+        (4, 2**31, "do not fit together"),
+    ],
+)
+def test_a_tail_whose_words_can_not_be_of_that_many_members_fails_the_round(
+    world: Any, word: int, value: int, why: str
+):
     """The count of evaluations, that of AUCs, and their sums are held against the members that are in the sum."""
     made = world()
     lying, honest = made.silos["site-1"], made.silos["site-1"].update
@@ -300,6 +321,7 @@ def test_a_tail_whose_words_can_not_be_of_that_many_members_fails_the_round(worl
     made.play(until=lambda w: w.round.pk > before)
     failed = Round.objects.get(pk=before)
     assert failed.stage == "failed" and failed.failure["code"] == "SUM_NOT_VALID"
+    assert why in failed.failure["sentence"]
     assert not hasattr(failed, "result") and GlobalModel.objects.count() == 1
 
 
