@@ -159,7 +159,8 @@ def decode_tail(summed: ArrayLike, n: int) -> Evaluation:
     """What the sum of the tails of `n` silos says.
 
     Raises: EvaluationError where the words cannot be the sum of n tails (more silos than n, histograms of another
-    total, an AUC above 1, random words beyond their range): the aggregate must then not be used.
+    total, an AUC above 1, squares that no AUCs have, random words beyond their range): the aggregate must then not be
+    used.
     """
     row = np.asarray(summed)
     if (
@@ -179,6 +180,10 @@ def decode_tail(summed: ArrayLike, n: int) -> Evaluation:
         raise EvaluationError("the tail counts more silos than are in the sum")
     if loss > silos * LOSS_CAP * LOSS_UNIT or max(auc_sum, square_sum) > with_auc * AUC_UNIT:
         raise EvaluationError("the tail's loss or AUC is out of range")
+    # Of numbers from 0 to 1 the squares sum to no more than they do, and to no less than the mean's would. (Each square is
+    # rounded down.)
+    if square_sum > auc_sum or auc_sum * auc_sum > with_auc * (square_sum + with_auc) * AUC_UNIT:
+        raise EvaluationError("the tail's AUCs and their squares do not fit together")
     if int(raw[FRONT:].max()) > silos * TOTAL or int(raw[FRONT:].sum()) != silos * TOTAL:
         raise EvaluationError("the tail's histograms do not have the total of that many silos")
     mean = auc_sum / (with_auc * AUC_UNIT) if with_auc else 0.0

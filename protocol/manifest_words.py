@@ -297,11 +297,17 @@ def _duration(manifest: Manifest) -> str:
         if stopping.patience is not None
         else ""
     )
+    back = (
+        f" When the result of a model lies more than {stopping.worse_by:g} below the best before it, going back to that one "
+        "is proposed; the network's admin decides, and each hospital for itself."
+        if stopping.worse_by is not None
+        else ""
+    )
     return (
         f"From {day(manifest.dates.start)} to {day(manifest.dates.end)}, at most {count(stopping.max_rounds, 'round')} "
         f"of at most {duration(manifest.limits.round_seconds)} each, and up to "
         f"{duration(manifest.limits.unmask_seconds)} more each for the unmasking and for the two steps that check the "
-        f"sum.{early} A hospital can withdraw at any "
+        f"sum.{early}{back} A hospital can withdraw at any "
         "time; the next round then runs without it."
     )
 

@@ -47,7 +47,7 @@ _BASE: dict[str, Any] = {
         "strategy": {"name": "fedavg", "server_lr": 1.0},
         "personalisation": "none",
         "frozen": [],
-        "stopping": {"max_rounds": 40, "patience": 10, "min_delta": 0.002},
+        "stopping": {"max_rounds": 40, "patience": 10, "min_delta": 0.002, "worse_by": 0.03},
         "evaluation": {"bins": 256},
         "initial": {"kind": "seed", "seed": 20261123},
     },
@@ -102,7 +102,10 @@ TEMPLATES = (
         "trial",
         "A short trial run",
         "The same task with at most five rounds, to see that every hospital's data, policy and node work before a real study.",
-        {"plan.stopping": {"max_rounds": 5, "patience": None, "min_delta": 0.0}, "plan.local_epochs": 1},
+        {
+            "plan.stopping": {"max_rounds": 5, "patience": None, "min_delta": 0.0, "worse_by": None},
+            "plan.local_epochs": 1,
+        },
     ),
     StudyTemplate(
         "fine",

@@ -158,6 +158,8 @@ def test_a_sum_that_cannot_be_right_is_refused() -> None:
         (1, 2**40, "out of range"),
         (3, AUC_UNIT + 1, "out of range"),
         (4, AUC_UNIT + 1, "out of range"),
+        (4, AUC_UNIT, "do not fit"),
+        (4, AUC_UNIT // 2, "do not fit"),
         (5, 1, "total"),
         (5, 2**63, "total"),
         (9, 2**50, "random words"),

@@ -53,7 +53,7 @@ def example() -> dict[str, Any]:
             "strategy": {"name": "fedavg", "server_lr": 1.0},
             "personalisation": "none",
             "frozen": [],
-            "stopping": {"max_rounds": 25, "patience": 5, "min_delta": 0.001},
+            "stopping": {"max_rounds": 25, "patience": 5, "min_delta": 0.001, "worse_by": 0.02},
             "evaluation": {"bins": 256},
             "initial": {"kind": "seed", "seed": 7},
         },
