@@ -10,7 +10,6 @@ from protocol.secure_aggregation.sparse.reveal import SUMMED
 from protocol.secure_aggregation.sparse.trees import Claim, Tree
 
 
-
 def _lie(w, gone: str) -> list[str]:
     """A second sum, without `gone`: whoever does not see that one's entry is shown the list of the first sum."""
     others = [name for name in w.silos if name != gone]
