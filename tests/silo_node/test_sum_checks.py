@@ -310,7 +310,7 @@ def test_a_nonce_set_without_this_silo_gets_no_check_word(ready, portal):
     own = ready.node().keys.silo.keyid
     lie_in(portal, "check", lambda each: {**each, "nonces": [x for x in each["nonces"] if not signed_by([x], own)]})
     begin(ready, portal)
-    caught(ready, portal, "LEFT_OUT", "check", "nonces", "sum")
+    caught(ready, portal, "TOO_FEW_SIGNATURES", "check", "nonces", "sum")
 
 
 def test_check_words_left_out_make_no_model(ready, portal):
