@@ -10,6 +10,9 @@ they come. One JSON line a case:
     lost, summed                    silos that vanished in the round; members of the sum
     silo_seconds_median, _max       CPU time of its own calls of the protocol in the whole round, over silos that stayed
     bytes_sent, bytes_received      median of one silo, as JSON (base64) and raw chunks, the update among them
+    check_seconds_median            CPU time of one silo for what follows the sum, which grows with n: the members make the
+                                    signed root, all nonces are those of R, one signature of each member, and h of the sum
+    check_bytes_received            what one silo is given for that, the sum itself not among it
     coordinator_seconds             CPU time of all of the coordinator's calls and of adding up the chunks
     peak_rss_mb                     the largest resident set of this process so far (all silos and the coordinator)
 """
@@ -85,7 +88,7 @@ class Meter:
 
 
 def size(message: Envelope | Leaf | Any) -> int:
-    """Bytes of a message as JSON."""
+    """Bytes of a message, or of anything that goes out as JSON."""
     return len(json.dumps(message.as_dict(), separators=(",", ":")))
 
 
@@ -124,6 +127,7 @@ class Round:
         }
         (folder / "parcels").mkdir()
         self.meters = {name: Meter() for name in self.names}
+        self.checkers = {name: Meter() for name in self.names}
         self.meter = Meter()
         self.coordinator = SparseCoordinator(self.parameters)
         self.chunk_bytes = sum(self.parameters.chunk_bytes(k) for k in range(self.parameters.chunk_count))
@@ -134,8 +138,9 @@ class Round:
     def update(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The words and tail of a silo, the same every time."""
         draw = np.random.default_rng([self.seed, self.names.index(name)])
-        words = draw.integers(0, 2**32, self.parameters.words, dtype=np.uint32)
-        return words, draw.integers(0, 2**64, self.parameters.tail, dtype=np.uint64)
+        # Check words are over whole numbers: a sum that wraps round would not fit them.
+        words = draw.integers(-1000, 1000, self.parameters.words).astype(np.uint32)
+        return words, draw.integers(0, 2**40, self.parameters.tail, dtype=np.uint64)
 
     def say(self, name: str, take: Callable[[Envelope], T], call: Callable[..., Envelope], *arguments: Any) -> T:
         """One silo's step; its message goes to the coordinator."""
@@ -165,7 +170,7 @@ class Round:
         for name in self.alive("bundles"):
             near = self.meter.run(self.coordinator.neighbours_for, name)
             self.meters[name].received += sum(map(size, near))
-            parcels = self.say(name, self.coordinator.take_bundles, self.silos[name].accept_neighbours, near)
+            _, parcels = self.say(name, self.coordinator.take_bundles, self.silos[name].accept_neighbours, near)
             for receiver, parcel in parcels.items():
                 with (self.folder / "parcels" / receiver).open("ab") as file:
                     file.write(canonical.encode({"sender": name, **parcel.as_dict()}) + b"\n")
@@ -234,12 +239,41 @@ class Round:
             tail += last
         if b"".join(total.tobytes() for total in self.sums) != body.tobytes() + tail.tobytes():
             raise RuntimeError("the unmasked sum is not the plain sum")
+        self._verify(removal.members, body.view("<i4"), tail)
         return len(removal.members)
+
+    def _verify(self, members: tuple[str, ...], body: np.ndarray, tail: np.ndarray) -> None:
+        """All members check the sum; who vanished before it signed the list has come back and takes it."""
+        published = canonical.digest(body.tobytes() + tail.tobytes())
+        for name in members:
+            silo, meter = self.silos[name], self.checkers[name]
+            if self.vanishes.get(name, len(STEPS)) <= STEPS.index("list"):
+                claim, leaves = self.coordinator.claim("list"), self.coordinator.leaves_for("list", name)
+                meter.run(silo.accept_list, claim, leaves, self.coordinator.lists_for(name))
+            meter.run(silo.agree, members)
+            nonce = meter.run(silo.open_nonce, published)
+            meter.sent += size(nonce)
+            self.meter.run(self.coordinator.take_nonce, published, nonce)
+        self.meter.run(self.coordinator.close_nonces)
+        opened = self.coordinator.opened_nonces
+        checks = []
+        for name in members:
+            checks.append(self.checkers[name].run(self.silos[name].send_check, opened))
+            self.checkers[name].sent += size(checks[-1])
+            self.meter.run(self.coordinator.take_check, published, checks[-1])
+        given = size(opened) + sum(map(size, checks))
+        for name in members:
+            self.checkers[name].received += given
+            if not self.checkers[name].run(self.silos[name].verify_sum, checks, [body], tail):
+                raise RuntimeError(f"{name} did not verify the sum")
+        if not self.meter.run(self.coordinator.check_sum, published, [body], tail):
+            raise RuntimeError("the coordinator did not verify the sum")
 
     def figures(self) -> dict[str, Any]:
         """What the module's docstring names."""
         summed = self.check()
         stayed = [self.meters[name] for name in self.names if name not in self.vanishes]
+        checkers = [meter for meter in self.checkers.values() if meter.received]
         hood = self.parameters.neighbourhood
         degrees = [
             len(self.coordinator.leaves_for("ready", name)) - 1 for name in self.names if name not in self.vanishes
@@ -256,6 +290,8 @@ class Round:
             "silo_seconds_max": round(max(meter.seconds for meter in stayed), 4),
             "bytes_sent": round(statistics.median(meter.sent for meter in stayed)),
             "bytes_received": round(statistics.median(meter.received for meter in stayed)),
+            "check_seconds_median": round(statistics.median(meter.seconds for meter in checkers), 4),
+            "check_bytes_received": round(statistics.median(meter.received for meter in checkers)),
             "coordinator_seconds": round(self.meter.seconds, 2),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         }

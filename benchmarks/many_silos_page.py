@@ -11,12 +11,13 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 64, 40, 48
 def table(cases: list[dict[str, Any]]) -> str:
     """A Markdown table, one row a case."""
     head = ("silos", "drawn h", "shares t", "neighbours k", "lost", "a silo's seconds: median", "max", "sent, MB")
-    head += ("received, MB", "coordinator, s", "peak memory, MB")
+    head += ("received, MB", "check of the sum, s", "received for it, MB", "coordinator, s", "peak memory, MB")
     lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
     for case in cases:
         cells = [case["n"], case["h"], case["t"], round(case["k"]), case["lost"]]
         cells += [f"{case['silo_seconds_median']:.3f}", f"{case['silo_seconds_max']:.3f}"]
         cells += [f"{case['bytes_sent'] / 1e6:.2f}", f"{case['bytes_received'] / 1e6:.2f}"]
+        cells += [f"{case['check_seconds_median']:.3f}", f"{case['check_bytes_received'] / 1e6:.2f}"]
         cells += [f"{case['coordinator_seconds']:.1f}", f"{case['peak_rss_mb']:.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

@@ -28,7 +28,7 @@ __all__ = [
     "withstood_colluders",
 ]
 
-MAX_BYTES: Final = 1_048_576
+MAX_BYTES: Final = 2_097_152
 """The longest manifest that is read at all."""
 
 

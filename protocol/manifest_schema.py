@@ -31,10 +31,13 @@ from protocol.manifest_fields import (
     VerifierKey,
     unique,
 )
+from protocol.many_silos import MOST_SILOS
 from protocol.secure_aggregation.scales import FixedPoint, ScalesError
 
 SCHEMA: Final = "consilium/manifest/1"
 """The manifest format that this code reads and writes."""
+MOST_DENSE: Final = 254
+"""Participants of a study in which each silo masks with every other."""
 
 
 class Ethics(Part):
@@ -182,19 +185,20 @@ class Aggregation(Part):
     error_feedback: whether a hospital keeps what rounding and cutting took from an update, and adds it to its next one.
     sketch: whether each silo shows a sketch of its update, so that one out of bounds is left out before the unmasking.
     check_words: whether a sum may stand although a member's check word never came ("optional"), or never ("required").
+    sparse_from: from that many participants on each silo masks with a neighbourhood (secure_aggregation/sparse).
     drawn: how many of the hospitals take part in each training round, drawn as participation.py says; null: all.
     """
 
     protocol: Literal["consilium-secagg/1"]
-    min_roster: int = Field(ge=3, le=254)
-    min_participants: int = Field(ge=2, le=254)
+    min_roster: int = Field(ge=3, le=MOST_SILOS)
+    min_participants: int = Field(ge=2, le=MOST_SILOS)
     word_bits: Literal[32, 24, 16, 12]
     fraction_bits: int | None = Field(ge=1, le=30)
     error_feedback: bool
     clip_norm: float = Field(gt=0, le=1e6)
     sketch: bool
     check_words: Literal["required", "optional"]
-    sparse_from: int = Field(ge=3)
+    sparse_from: int = Field(ge=4)
     drawn: int | None = Field(ge=3, le=254)
 
 
@@ -259,7 +263,7 @@ class Manifest(Part):
     plan: Plan
     aggregation: Aggregation
     privacy: Privacy
-    participants: tuple[Participant, ...] = Field(min_length=3, max_length=254)
+    participants: tuple[Participant, ...] = Field(min_length=3, max_length=MOST_SILOS)
     limits: Limits
     dates: Dates
     log: Log
@@ -297,10 +301,36 @@ class Manifest(Part):
         return self
 
     @model_validator(mode="after")
+    def _check_many(self) -> Manifest:
+        n, aggregation = len(self.participants), self.aggregation
+        if not self.sparse:
+            if n > MOST_DENSE:
+                raise ValueError(
+                    f"aggregation.sparse_from: {n} participants are more than {MOST_DENSE}, so it must be {n} at most"
+                )
+            return self
+        if aggregation.sketch:
+            raise ValueError(
+                f"aggregation.sketch: with {n} participants (sparse_from {aggregation.sparse_from}) each masks with a "
+                "neighbourhood, where there is no sketch check: set it to false, or sparse_from above the participants"
+            )
+        if aggregation.drawn is not None:
+            raise ValueError(
+                f"aggregation.drawn: with {n} participants (sparse_from {aggregation.sparse_from}) each masks with a "
+                "neighbourhood, where all are asked: set it to null, or sparse_from above the participants"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_range(self) -> Manifest:
         """Proves that no sum of words can wrap round, and that a word says enough."""
         self.fixed_point()
         return self
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rounds speak the protocol for many silos: the manifest alone says so."""
+        return len(self.participants) >= self.aggregation.sparse_from
 
     def fixed_point(self) -> FixedPoint:
         """What the words of an update can hold. Raises ValueError where that is too little."""
@@ -331,4 +361,5 @@ class Manifest(Part):
 
     def total_weight(self, members: frozenset[str] | set[str] | list[str] | tuple[str, ...]) -> int:
         """The sum of the weights of `members`, the divisor of the mean. Raises KeyError for a stranger."""
-        return sum(self.participant(silo).weight for silo in set(members))
+        weights = {participant.silo: participant.weight for participant in self.participants}
+        return sum(weights[silo] for silo in set(members))

@@ -6,12 +6,14 @@ Everything is said from the manifest alone, so that the words cannot promise wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from protocol.duo import TERMS, load_closure
 from protocol.evaluation import tail_length
+from protocol.many_silos import COLLUDING
 
 if TYPE_CHECKING:
     from protocol.manifest_schema import Manifest
@@ -36,11 +38,22 @@ def threshold(n: int) -> int:
 def withstood_colluders(manifest: Manifest) -> int:
     """c: with how many participants the portal may conspire without learning one hospital's update.
 
-    c <= 2t - n - 1 for every roster size n that the manifest allows, and c <= min_participants - 2.
+    c <= 2t - n - 1 for every roster size n that the manifest allows, and c <= min_participants - 2. With many silos one
+    in five, and no more than leave two others in the smallest set.
     """
     aggregation = manifest.aggregation
+    if manifest.sparse:
+        n = len(manifest.participants)
+        return min(smallest_list(manifest) - 2, math.floor(COLLUDING * n))
     sizes = range(aggregation.min_roster, len(manifest.participants) + 1)
     return min(aggregation.min_participants - 2, *(2 * threshold(n) - n - 1 for n in sizes))
+
+
+def smallest_list(manifest: Manifest) -> int:
+    """The fewest silos over which a sum is made: every silo computes it from the manifest."""
+    aggregation = manifest.aggregation
+    n = len(manifest.participants) if manifest.sparse else aggregation.min_roster
+    return max(aggregation.min_participants, threshold(n))
 
 
 def describe(manifest: Manifest, *, weights: int | None = None) -> list[tuple[str, str]]:
@@ -191,11 +204,21 @@ def _leaves(manifest: Manifest, weights: int | None) -> str:
 
 
 def _portal_reads(manifest: Manifest) -> str:
-    sets = max(manifest.aggregation.min_participants, threshold(manifest.aggregation.min_roster))
     return (
-        f"Only the sum over at least {count(sets, 'hospital')}, never one hospital's vector: each "
-        "hospital hides its numbers under masks that cancel in the sum and nowhere else. The sum says something about "
-        f"all who are in it, the more the fewer they are. {_sketch(manifest)}{_check_word(manifest)}"
+        f"Only the sum over at least {count(smallest_list(manifest), 'hospital')}, never one hospital's vector: each "
+        f"hospital hides its numbers under masks that cancel in the sum and nowhere else. {_neighbours(manifest)}The sum "
+        f"says something about all who are in it, the more the fewer they are. {_sketch(manifest)}{_check_word(manifest)}"
+    )
+
+
+def _neighbours(manifest: Manifest) -> str:
+    if not manifest.sparse:
+        return ""
+    return (
+        f"With {len(manifest.participants)} hospitals (from {manifest.aggregation.sparse_from} on) a hospital does not mask "
+        "with all others but with a part of them, drawn at random in each round in a way that nobody can choose. It sees "
+        "the entries of those only. What is certain even if the portal lies about the rest: one sum a round, over more "
+        "than half of the hospitals that do not conspire with it. "
     )
 
 
@@ -227,7 +250,13 @@ def _check_word(manifest: Manifest) -> str:
 
 def _conspire(manifest: Manifest) -> str:
     c = withstood_colluders(manifest)
-    if c <= 0:
+    if manifest.sparse:
+        with_whom = (
+            f"Even if the portal conspired with {count(c, 'other participant')}, one in five, it could not single out the "
+            "vector of another hospital, but for a chance of less than one in a million million a round. It would have to "
+            "choose them before the round is drawn. With more it might."
+        )
+    elif c <= 0:
         with_whom = (
             "The masks hold against the portal alone. If the portal conspired with even one other participant, a "
             "hospital's vector could become known."
@@ -276,7 +305,9 @@ def _partners(manifest: Manifest) -> str:
         )
     )
     lost = (
-        f"With all {n} in a round, {'one' if n - t == 1 else n - t} may fall out and the round still ends."
+        f"Of all {n} at least {t} are needed in a round; one in ten may be missing or fall out and it still ends."
+        if manifest.sparse
+        else f"With all {n} in a round, {'one' if n - t == 1 else n - t} may fall out and the round still ends."
         if n > t
         else f"With all {n} in a round, none may fall out: the round is then begun again."
     )

@@ -4,6 +4,7 @@
     config.py, keys.py      the folder of a silo: silo.toml, its keys, what was pinned at enrolment
     sync.py                 `silo run`: waits for assignments, acts at once, answers
     round_runner.py         one round, from the announcement to the next model's digest
+    many_runner.py          the same where there are many silos
     sum_check.py            the published sum, held against what all members sent before it is used
     gate.py                 "may this round run?" - one function, all checks, before any image is opened
     approvals.py            what the steward signs

@@ -277,7 +277,9 @@ def _signed_model(announcement: Announcement, manifest: Manifest, node: Node) ->
     _made_in(announcement, {ctx for ctx, _ in rounds})
     kept = read_json(node.config.models / f"{(announcement.model or '').removeprefix('sha256:')}.json")
     # Who was in that round knows its roster; for another the smallest roster that the manifest allows is what is sure.
-    needed = int(kept["signers"]) if kept is not None else threshold(manifest.aggregation.min_roster)
+    # With many silos it is t of all participants: a silo sees no roster whole.
+    smallest = len(manifest.participants) if manifest.sparse else manifest.aggregation.min_roster
+    needed = int(kept["signers"]) if kept is not None else threshold(smallest)
     if len(signers) < needed:
         raise Refused(
             "MODEL_NOT_SIGNED", f"The model is signed by {len(signers)} participants; at least {needed} are needed."

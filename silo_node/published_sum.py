@@ -116,7 +116,8 @@ def fetch(
     if "sha256:" + whole.hexdigest() != facts["digest"]:
         raise ProtocolViolation("SUM_DIFFERS", "the sum that the portal sent is not the one that it signed")
     # 2
-    weights = [manifest.participant(silo).weight for silo in facts["members"]]
+    of = {participant.silo: participant.weight for participant in manifest.participants}
+    weights = [of[silo] for silo in facts["members"]]
     bounds = manifest.fixed_point().word_bounds(segments, weights)
     try:
         check_range(summed, segments, bounds, word_bits=parameters.word_bits)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
-from protocol.canonical import CanonicalError
+from protocol.canonical import CanonicalError, is_digest
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import MAX_LISTS
 from protocol.secure_aggregation.resume import PAYLOAD_TYPE, Resume, sign_resume
@@ -47,12 +47,23 @@ def risk(pause: Pause, silo: str) -> list[str]:
         f"For one model state ({pause.model}) this silo has signed {pause.lists} lists of hospitals and helped to unmask "
         f"{pause.unmasked} of them, and no new model came of it."
     ]
+    # With many silos a list is signed by its root: this silo never saw whom it names.
+    by_root = any(is_digest(name) for row in pause.signed for name in row["members"])
     said += [f"Round {row['round']}: {', '.join(row['members'])}." for row in pause.signed]
     said.append(
         "Each unmasked list gives the portal one sum. Two sums for the same model that differ by one hospital give away "
         "that hospital's update: it is their difference. An update can tell things about single patients."
     )
-    said += _apart(pause, silo) or ["No two of these lists differ by one hospital only; the next one may."]
+    if by_root:
+        same = len({tuple(row["members"]) for row in pause.signed}) == 1
+        said.append(
+            "All of these lists name the same hospitals."
+            if same
+            else "With so many hospitals this silo knows a list by its root only. It can't say by whom two of them differ: it "
+            "may be one hospital."
+        )
+    else:
+        said += _apart(pause, silo) or ["No two of these lists differ by one hospital only; the next one may."]
     said += [
         "Rounds fail for honest reasons: a network, a full disk, a hospital that went away. A portal that plays false makes "
         "them fail until it has two such sums. Ask its admin and the other hospitals what happened before you sign.",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from protocol.secure_aggregation.quantise import QuantisationError, clip, quanti
 from protocol.secure_aggregation.records import Records
 from protocol.secure_aggregation.scales import ScalesError, Segments
 from protocol.secure_aggregation.silo import SiloRound
+from protocol.secure_aggregation.sparse import SparseRound
 from protocol.secure_aggregation.words import Lanes, lane
 from protocol.signing import Envelope, SignatureError
 from silo_node import error_feedback, logs
@@ -52,8 +53,10 @@ class RoundRunner:
     """Drives `SiloRound` for one attempt. All methods are called from the main thread; `beat` from the heartbeat's.
 
     stage: what the silo is doing, for heartbeats and status. over: nothing more is done in this attempt. verified: whether
-    all check words said that the sum is true; None where it was not judged.
+    all check words said that the sum is true; None where it was not judged. With many silos it is a `ManyRunner`.
     """
+
+    MACHINE: ClassVar[type[SiloRound | SparseRound]] = SiloRound
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class RoundRunner:
         self._given: dict[str, dict[str, str]] = {}
         manifest = permission.manifest
         self._key = node.keys.silo
-        self._silo: SiloRound | None = None
+        self._silo: SiloRound | SparseRound | None = None
         self._records = Records(node.journal, announcement.study, announcement.number, announcement.attempt)
         self._fixed = manifest.fixed_point()
         self._segments: Segments = ()
@@ -109,7 +112,7 @@ class RoundRunner:
         self._resumed = self._run.read("announce") is not None
         if not self._resumed:
             self._run.write("announce", dict(self.announcement.raw))
-        self._silo = SiloRound(
+        self._silo = self.MACHINE(
             self.parameters,
             silo=self._node.config.name,
             key=self._key,
@@ -135,6 +138,10 @@ class RoundRunner:
     def on_roster(self, body: Mapping[str, Any]) -> None:
         """All signed keys: seal a bundle to each peer."""
         self._post("bundles", self._machine().accept_roster(*self._read(body, "keys")))
+
+    def on_neighbours(self, body: Mapping[str, Any]) -> None:
+        """Asked only where there are many silos. Raises: ProtocolViolation."""
+        raise other_protocol("neighbours")
 
     def on_bundles(self, body: Mapping[str, Any]) -> None:
         """The peers' bundles: open them and say whose could be opened."""
@@ -192,7 +199,7 @@ class RoundRunner:
         """The portal is bound to a sum: open our nonce at once, because the others wait for it; then fetch the sum."""
         self.stage = "sum"
         lists, seconds = self._read(body, "lists", "seconds")
-        self._post("nonce", self._sum.open_nonce(self._machine(), body, lists, seconds))
+        self._post("nonce", self._sum.open_nonce(self._machine(), body, self._machine().agree(lists, seconds)))
         self._sum.fetch()
 
     def on_check(self, body: Mapping[str, Any]) -> None:
@@ -227,7 +234,7 @@ class RoundRunner:
         self.stage = "refused"
         if self._feedback is not None and any(each.code == "EXCLUDED" for each in reasons):
             self._feedback.left_out()
-        send_refusal(self._node, self.announcement, self.parameters.ctx.hex(), reasons, proof)
+        send_refusal(self._node, self.announcement, self.parameters.attempt_ctx.hex(), reasons, proof)
 
     def destroy(self) -> None:
         """The attempt is over: its secrets and its folder are gone when this returns."""
@@ -240,7 +247,7 @@ class RoundRunner:
         """Say that this silo lives. A lost heartbeat is no error: the next one follows."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         message = Heartbeat(
-            ctx=self.parameters.ctx.hex(), silo=self._node.config.name, roster=None, stage=self.stage, at=at
+            ctx=self.parameters.attempt_ctx.hex(), silo=self._node.config.name, roster=None, stage=self.stage, at=at
         )
         envelope = seal(message, self._key)
         self._node.egress.post(
@@ -253,7 +260,7 @@ class RoundRunner:
 
     # --- parts of steps ----------------------------------------------------------------------------------------------
 
-    def _machine(self) -> SiloRound:
+    def _machine(self) -> Any:
         if self._silo is None:
             raise ProtocolViolation("OUT_OF_STAGE", "the round has not begun here")
         return self._silo
@@ -357,7 +364,7 @@ class RoundRunner:
         except EvaluationError as error:
             raise Refused("UPDATE_NOT_VALID", f"The local evaluation can't be sent: {error}.") from None
 
-    def _send_chunks(self, machine: SiloRound, there: set[int]) -> None:
+    def _send_chunks(self, machine: SiloRound | SparseRound, there: set[int]) -> None:
         """Chunk k travels while chunk k+1 is masked."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload") as pool:
             travelling: Future[None] | None = None
@@ -390,7 +397,7 @@ class RoundRunner:
     def _send_metrics(self, result: Mapping[str, Any]) -> None:
         auc = result["auc"]
         message = Metrics(
-            ctx=self.parameters.ctx.hex(),
+            ctx=self.parameters.attempt_ctx.hex(),
             silo=self._node.config.name,
             roster=None,
             auc_micro=None if auc is None else round(auc * 1_000_000),
@@ -423,3 +430,8 @@ class RoundRunner:
             signed = ((envelope.signatures[0][0], envelope.digest) for envelope in envelopes)
             self._given[name] = {self.parameters.signers.get(keyid, keyid): digest for keyid, digest in signed}
         return list(found.values())
+
+
+def other_protocol(kind: str) -> ProtocolViolation:
+    """The portal asks for a step that rounds of this study do not have: the manifest says which protocol they speak."""
+    return ProtocolViolation("OTHER_PROTOCOL", f"the rounds of this study have no step {kind}, by its approved plan")

@@ -21,6 +21,7 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import CHUNK_WORDS, RoundParameters
 from protocol.secure_aggregation.scales import Segments
 from protocol.secure_aggregation.silo import SiloRound
+from protocol.secure_aggregation.sparse import SparseRound
 from protocol.secure_aggregation.words import Lanes, signed
 from protocol.signing import Envelope
 from silo_node import published_sum
@@ -28,6 +29,8 @@ from silo_node.model_store import ModelStore
 from silo_node.node import Node
 from silo_node.published_sum import Published
 from silo_node.runs import Run
+
+Machine = SiloRound | SparseRound
 
 
 class SumCheck:
@@ -44,11 +47,8 @@ class SumCheck:
         self._published: Published | None = None
         self._shown: str | None = None
 
-    def open_nonce(
-        self, machine: SiloRound, body: Mapping[str, Any], lists: Sequence[Envelope], seconds: Sequence[Envelope]
-    ) -> Envelope:
-        """Our second nonce, for a sum over the list that t silos signed, to whose bytes the portal is bound."""
-        members = machine.agree(lists, seconds)
+    def open_nonce(self, machine: Machine, body: Mapping[str, Any], members: Sequence[str]) -> Envelope:
+        """Our second nonce, for a sum to whose bytes the portal is bound, over the `members` that the machine agreed to."""
         facts, self._shown = published_sum.check(self._node, self._parameters, self._manifest, body, members)
         envelope = machine.open_nonce(facts["digest"])
         # After the journal, which lets no second sum pass.
@@ -63,7 +63,7 @@ class SumCheck:
             )
         return self._published
 
-    def verify(self, machine: SiloRound, checks: Sequence[Envelope]) -> bool:
+    def verify(self, machine: Machine, checks: Sequence[Envelope]) -> bool:
         """Whether the check words of all members say that the sum is true; see `SiloRound.verify_sum`."""
         published = self.fetch()
         return machine.verify_sum(checks, _signed(published.body, self._parameters.word_bits), published.tail)

@@ -32,6 +32,7 @@ from silo_node.errors import (
 )
 from silo_node.files import write_bytes
 from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, start
+from silo_node.many_runner import ManyRunner
 from silo_node.model_store import ModelStore
 from silo_node.node import FolderLock, Node
 from silo_node.reasons import reason
@@ -41,7 +42,7 @@ from silo_node.runs import Run, open_runs
 from silo_node.supervisor import Supervisor
 
 STEPS: Final = (
-    *("roster", "bundles", "ready", "list", "sketch", "second"),
+    *("roster", "neighbours", "bundles", "ready", "list", "sketch", "second"),
     *("unmask", "sum", "check", "state"),
 )
 AGAIN_SECONDS: Final = 1.0
@@ -190,7 +191,9 @@ class Sync:
         try:
             self._resume(announcement)
             permission = gate.check(announcement, self._manifest(announcement), node=self.node)
-            runner = RoundRunner(self.node, self._models, announcement, permission, start_training=self._start_training)
+            # The mode follows from the approved manifest alone, never from what the portal asks for.
+            kind = ManyRunner if permission.manifest.sparse else RoundRunner
+            runner = kind(self.node, self._models, announcement, permission, start_training=self._start_training)
             # What an earlier runner of this attempt did, this one has to be told again; the journal gives the same answers.
             self._done = {done for done in self._done if done[0] != announcement.id}
             records.note_cohort(self.node, announcement, permission)

@@ -20,6 +20,8 @@ CASES = [
         "silo_seconds_max": 2 * seconds,
         "bytes_sent": 509_283,
         "bytes_received": 299_495,
+        "check_seconds_median": 0.0214,
+        "check_bytes_received": 52_000,
         "coordinator_seconds": 0.17,
         "peak_rss_mb": 53.2,
     }
@@ -35,6 +37,8 @@ def test_round_of_80_silos_of_whom_4_vanish_gives_the_right_sum():
     # As bytes: the update, and something for each neighbour, both ways.
     assert found["bytes_sent"] > 4 * 2000 + found["k"] * 1200
     assert found["bytes_received"] > found["k"] * 2400
+    # Everybody reads a nonce and a check word of every member.
+    assert found["check_bytes_received"] > found["summed"] * 600
 
 
 def test_wrong_sum_is_noticed(tmp_path):
@@ -67,7 +71,7 @@ def test_table_replaces_what_stands_between_the_marks_and_nothing_else():
     made = many_silos_page.with_table(page, CASES)
     assert made.startswith("before\n") and made.endswith("\nafter\n")
     assert "old" not in made
-    assert "| 64 | 27 | 20 | 42 | 3 | 0.035 | 0.070 | 0.51 | 0.30 | 0.2 | 53 |" in made
+    assert "| 64 | 27 | 20 | 42 | 3 | 0.035 | 0.070 | 0.51 | 0.30 | 0.021 | 0.05 | 0.2 | 53 |" in made
     assert many_silos_page.with_table(made, CASES) == made
     with pytest.raises(ValueError, match="figures"):
         many_silos_page.with_table("no marks", CASES)

@@ -2,8 +2,9 @@
 
 `api_views.py` (Django) and `node_app.py` (plain ASGI, the fast way) both call `answer_for`, so the rules stand once.
 
-    POST rounds/{id}/refusal|keys|bundles|ready|update|list|sketch|second|unmask|nonce|check|state|metrics|heartbeat
+    POST rounds/{id}/refusal|keys|row|bundles|ready|update|list|sketch|second|unmask|nonce|check|state|metrics|heartbeat
                                        a signed envelope
+    GET  rounds/{id}/entries?set=ready|list&silos=a,b   with many silos: {"leaves": [..]}, proved entries of a set
     GET  rounds/{id}/update            {"chunks": [k, ...]}: the pieces that are stored
     PUT  rounds/{id}/update/{k}        piece k, raw
     GET  rounds/{id}/sum?chunk=k       piece k of the published sum, raw little-endian words; the last is the tail
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from federation.models import SumChunk
+from federation.selectors.many import entries_for
 from federation.services.chunks import chunk_file, chunk_place, chunk_receive, chunks_present
 from federation.services.errors import Refused, not_yours
 from federation.services.facts import parameters_of
@@ -79,6 +81,9 @@ def answer_for(
     if kind == "sum":
         _allow(method, "GET")
         return _sum(silo, key, _chunk(query))
+    if kind == "entries":
+        _allow(method, "GET")
+        return _entries(silo, key, query)
     if kind == "update" and method == "GET":
         return _json({"chunks": chunks_present(round_key=key, silo=silo)})
     if kind not in KINDS and kind != "heartbeat":
@@ -97,6 +102,12 @@ def _upload(silo: Silo, key: str, index: int, body: bytes, sha256: bytes | None)
         file.write(body, sha256=sha256)
         new = chunk_receive(place=place, silo=silo, index=index, file=file)
     return _json({"chunk": index, "digest": file.digest, "new": new})
+
+
+def _entries(silo: Silo, key: str, query: str) -> Answer:
+    asked = parse_qs(query)
+    names = [name for name in asked.get("silos", [""])[0].split(",") if name]
+    return _json({"leaves": entries_for(round_key=key, silo=silo, what=asked.get("set", [""])[0], names=names)})
 
 
 def _sum(silo: Silo, key: str, chunk: int | None) -> Answer:

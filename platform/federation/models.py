@@ -2,6 +2,7 @@
 
 Round 1 --- n Seat           the silos that were asked, with their last sign of life
 Round 1 --- n RoundMessage   the signed messages, one a (round, kind, silo)
+Round 1 --- n Parcel         with many silos: the sealed boxes, one for each pair of neighbours, while the round is open
 Round 1 --- n ChunkReceipt   the pieces of masked updates that lie in the chunk store
 Round 1 --- n SumChunk       the pieces of the sum that are done
 Round 1 --- 1 RoundResult    what the masked tail said about the model that came in
@@ -31,6 +32,7 @@ class Stage(models.TextChoices):
     """What the portal waits for. A stage only changes by `UPDATE ... WHERE stage = <expected>`."""
 
     KEYS = "keys", "keys"
+    ROW = "row", "opened rows"
     BUNDLES = "bundles", "sealed bundles"
     READY = "ready", "ready"
     UPDATE = "update", "updates"
@@ -169,6 +171,23 @@ class RoundMessage(models.Model):
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("round", "kind", "silo"), name="message_once"),)
+
+
+class Parcel(models.Model):
+    """With many silos: the box that one silo sealed to a neighbour, taken out of its signed `bundles`; no silo needs all of
+    them. `hashes`: of the shares in it, null where it holds none."""
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="parcels")
+    sender = models.CharField(max_length=64)
+    receiver = models.CharField(max_length=64)
+    box = models.BinaryField()
+    hashes = models.JSONField(null=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("round", "receiver", "sender"), name="parcel_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.sender} to {self.receiver}"
 
 
 class ChunkReceipt(models.Model):

@@ -20,6 +20,7 @@ from federation.selectors.branches import left_behind
 from governance.models import Study
 from governance.pages_selectors import manifest_content, visible_studies
 from portal.access import Person
+from protocol.secure_aggregation.sparse import promised
 
 
 def may_watch(person: Person, study: str) -> bool:
@@ -48,6 +49,7 @@ class RoundView:
     in_sum: int
     bytes_up: int
     checks: CheckReport | None
+    masking: str
 
 
 def round_view(item: Round, *, now: datetime | None = None) -> RoundView:
@@ -60,7 +62,21 @@ def round_view(item: Round, *, now: datetime | None = None) -> RoundView:
     seconds = ((item.finished_at or now) - item.started_at).total_seconds()
     bytes_up = max(item.bytes_up, sum(lane.bytes_up for lane in lanes))
     checks = check_report(item, hospitals)
-    return RoundView(item, lanes, extent, seconds, len(item.members or ()), bytes_up, checks)
+    return RoundView(item, lanes, extent, seconds, len(item.members or ()), bytes_up, checks, _masking(item))
+
+
+def _masking(item: Round) -> str:
+    """With how many others each hospital masks, in words; nothing where nothing is summed."""
+    if item.purpose == Purpose.INITIAL:
+        return ""
+    content = manifest_content(item.manifest)
+    if not content.sparse:
+        return "each hospital with every other"
+    n = len(content.participants)
+    others, h = n - 1, promised(n).h
+    # It draws h, and each of the rest draws it with chance h/others.
+    near = round(h + (others - h) * h / others)
+    return f"each hospital with about {near} of {others} others, drawn anew in each round"
 
 
 def _facts(item: Round) -> dict[str, dict[str, Any]]:
@@ -73,7 +89,7 @@ def _facts(item: Round) -> dict[str, dict[str, Any]]:
 
     for stage in item.silo_stages.select_related("silo"):
         of(stage.silo.name)["entered"][stage.stage] = stage.entered_at
-    for message in item.messages.select_related("silo"):
+    for message in item.messages.select_related("silo").defer("envelope"):
         of(message.silo.name)["sent"][message.kind] = message.received_at
         if message.kind == "refusal":
             of(message.silo.name)["refusal"] = _refusal_words(message.envelope)

@@ -45,7 +45,38 @@ def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 _REASON = obj("Why.", {"code": TEXT, "sentence": TEXT}, more=True)
 
+_CLAIM = obj("A set of silos, as it is stated.", {"root": DIGEST, "size": NUMBER})
+_LEAF = obj("A silo's entry in a set, and its inclusion proof.",
+            {"silo": TEXT, "value": _or_null(TEXT), "path": {"type": "array", "items": BASE64}})  # fmt: skip
+_LEAVES = {"type": "array", "items": _LEAF}
+_SET = {"claim": _CLAIM, "leaves": _LEAVES}
+_NEIGHBOUR = obj("A neighbour: its entry in the roster, its key, and its row where it drew the silo.",
+                 {"leaf": _LEAF, "keys": _or_null(_ref("Envelope")), "row": _or_null(_ref("Envelope"))})  # fmt: skip
+_PARCEL = obj("A box, and the hashes of the shares in it.",
+              {"box": BASE64, "hashes": _or_null({"type": "array", "items": DIGEST})})  # fmt: skip
+_OPENED = obj("The opened nonces: silo -> [digest of its ready, nonce], and the values in R of the others.",
+              {"nonces": {"type": "object", "additionalProperties": {"type": "array", "items": TEXT}},
+               "others": {"type": "object", "additionalProperties": DIGEST}})  # fmt: skip
+_MANY = [
+    _task("roster", "With many silos: the roster's root and the silo's own entry.",
+          {"round": TEXT, "claim": _CLAIM, "leaf": _LEAF}),
+    _task("neighbours", "With many silos: whom the silo drew, and who drew it.",
+          {"round": TEXT, "neighbours": {"type": "array", "items": _NEIGHBOUR}}),
+    _task("bundles", "With many silos: the neighbours' boxes for this silo.",
+          {"round": TEXT, "parcels": {"type": "object", "additionalProperties": _PARCEL}}),
+    _task("ready", "With many silos: the set R by its root, and the neighbours' entries.", {"round": TEXT, **_SET}),
+    _task("list", "With many silos: the list by its root, and the updates of those who drew the silo.",
+          {"round": TEXT, **_SET, "updates": ENVELOPES}),
+    _task("unmask", "With many silos: the signatures of the silo's own row.", {"round": TEXT, "lists": ENVELOPES}),
+    _task("sum", "With many silos: the published sum, and the list for a silo that did not sign it in time.",
+          {"round": TEXT, "sum": _ref("Sum"), "portal_signature": _ref("Envelope"),
+           "missed": _or_null(obj("The list.", {**_SET, "lists": ENVELOPES}))}),
+    _task("check", "With many silos: the opened nonces of all.", {"round": TEXT, "opened": _OPENED}),
+]  # fmt: skip
+"""What is asked where each silo masks with a neighbourhood."""
+
 SCHEMAS: dict[str, Any] = {
+    "Entries": obj("Entries of a set, with their proofs.", {"leaves": _LEAVES}),
     "Problem": {
         **obj(
             "RFC 9457. Read `code`; `detail` is for people.",
@@ -114,6 +145,7 @@ SCHEMAS: dict[str, Any] = {
             _task("check", "The opened nonces: send the check word.", {"round": TEXT, "nonces": ENVELOPES}),
             _task("state", "All check words: verify the sum, make the next model and sign its digest.",
                   {"round": TEXT, "checks": ENVELOPES}),
+            *_MANY,
             _task("closed", "The round is over.",
                   {"round": TEXT, "outcome": {"enum": ["finished", "failed"]}, "reason": _or_null(_REASON)}),
             _task("paused", "No further round until somebody resumes the study.",

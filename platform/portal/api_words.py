@@ -86,7 +86,8 @@ def _message(summary: str, content: str, *problems: str, answer: str = "MessageT
         answer,
         body="Envelope",
         problems=("NOT_YOUR_STUDY", *problems, "BAD_MESSAGE"),
-        description=f"A DSSE envelope by the silo's key. Its payload has `schema`, `ctx`, `silo`, `roster` and {content}.",
+        description=f"A DSSE envelope by the silo's key. Its payload has `schema`, `ctx`, `silo`, `roster` and {content}. "
+        "With many silos: docs/wire-many.md.",
     )
 
 
@@ -150,6 +151,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "Refuse a round, with reasons.", "`reasons`: [{code, sentence}]", *_STAGE
     ),
     ("POST", "/rounds/{round}/keys"): _message("The silo's key of this round.", "`hpke_public`", *_STAGE),
+    ("POST", "/rounds/{round}/row"): _message(
+        "With many silos: open the nonce that draws the silo's neighbours.", "`nonce`", *_STAGE
+    ),
     ("POST", "/rounds/{round}/bundles"): _message(
         "Shares and seeds, sealed for each partner.", "`boxes`: silo -> base64", *_STAGE
     ),
@@ -186,6 +190,13 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/rounds/{round}/heartbeat"): _message(
         "The silo lives; ten seconds without one and it counts as lost.", "`stage`, `at`", answer="HeartbeatTaken"
+    ),
+    ("GET", "/rounds/{round}/entries"): Operation(
+        "With many silos: the entries of partners whose keys the hospital compared.",
+        "At most 64 at once, each with its proof.",
+        "Entries",
+        problems=("NOT_YOUR_STUDY", "OUT_OF_STAGE", "BAD_MESSAGE"),
+        query={"set": (TEXT, "ready or list."), "silos": (TEXT, "Names, with commas between.")},
     ),
     ("GET", "/rounds/{round}/update"): Operation(
         "Which pieces of the silo's update are stored.", "Their numbers.", "Pieces", problems=("NOT_YOUR_STUDY",)

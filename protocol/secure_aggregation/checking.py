@@ -1,4 +1,4 @@
-"""Steps 8 and 9 of a silo's round: hold the published sum against what all members sent, then sign the next state."""
+"""Step 8 of a silo's round: hold the published sum against what all members sent."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol import canonical
-from protocol.messages import Check, MessageError, Nonce, State, TableRow
-from protocol.model_state import TensorSpec
+from protocol.messages import Check, Nonce
 from protocol.secure_aggregation import check_word, checks
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.next_state import NextState
 from protocol.secure_aggregation.records import envelope_in, envelope_out
 from protocol.secure_aggregation.reveal import Reveal
 from protocol.signing import Envelope
 
 
-class Checking(Reveal):
-    """`open_nonce()`, `send_check()`, `verify_sum()`, `sign_state()`."""
+class Checking(Reveal, NextState):
+    """`open_nonce()`, `send_check()`, `verify_sum()`."""
 
     # --- 8. check words ----------------------------------------------------------------------------------------------
 
@@ -140,36 +140,5 @@ class Checking(Reveal):
         total = np.frombuffer(canonical.unb64(second["total"]), dtype="<i8")
         checks.compare_sketches(self.parameters, canonical.unb64(shown["seed"]), total, blocks)
 
-    # --- 9. state ----------------------------------------------------------------------------------------------------
-
-    def sign_state(self, digest: str, table: Iterable[TensorSpec | TableRow] | None = None) -> Envelope:
-        """Sign the digest of the model state that this silo computed itself, once an attempt.
-
-        Parameters:
-            digest: "sha256:<64 hex>" of the state.
-            table: only, and always, in the round that makes the first model: its tensors.
-
-        Raises:
-            ProtocolViolation: SECOND_STATE, OUT_OF_STAGE (not in a roster, or the sum was not verified), BAD_STATE.
-        """
-        with self._lock:
-            if (table is None) != (self.parameters.model is not None):
-                raise ProtocolViolation("BAD_STATE", "a table is signed with the first model, and only with it")
-            if table is None:
-                self._secrets("sign_state()")
-                self._records.need("verified", "sign_state()")
-                roster, rows = self._need_roster("sign_state()").digest, None
-            else:
-                self._check_current()
-                roster, rows = None, tuple(TableRow(row.name, tuple(row.shape), row.kind) for row in table)
-            try:
-                message = self._seal(State, roster=roster, state=digest, table=rows)
-            except MessageError as error:
-                raise ProtocolViolation("BAD_STATE", str(error)) from error
-            record = {"sent": envelope_out(message)}
-            before = self._records.read("state")
-            if before is None:
-                self._records.write("state", record)
-            elif before != record:
-                raise ProtocolViolation("SECOND_STATE", "this silo already signed another state in this attempt")
-            return message
+    def _roster_name(self, call: str) -> str:
+        return self._need_roster(call).digest

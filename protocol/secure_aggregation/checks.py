@@ -5,7 +5,7 @@ Every function raises `ProtocolViolation` and returns only what it verified, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,7 +179,7 @@ def check_nonce(
     parameters: RoundParameters, ready: ReadyView, final: FinalList, published: str, message: Nonce
 ) -> None:
     """One opened nonce for this sum. Raises: ProtocolViolation (OUTSIDE_PARENT, OTHER_SUM, BAD_NONCE)."""
-    _check_sum(final, published, message)
+    check_sum(final.members, published, message)
     expected = ready.ready[message.silo].nonces[1]
     if not sealing.fits("nonce 2", message.nonce, expected, ctx=parameters.ctx, silo=message.silo):
         raise ProtocolViolation("BAD_NONCE", f"the second nonce of {message.silo} is not the one it committed to")
@@ -210,9 +210,9 @@ def read_nonces(
     return NoncesView(sets.set_digest(signed), check_word.seed_of(parameters.ctx, published, nonces))
 
 
-def check_check(final: FinalList, published: str, nonces: str, message: Check) -> None:
+def check_check(members: Collection[str], published: str, nonces: str, message: Check) -> None:
     """One check word for this sum and these nonces. Raises: ProtocolViolation (OUTSIDE_PARENT, OTHER_SUM, OTHER_SET)."""
-    _check_sum(final, published, message)
+    check_sum(members, published, message)
     if message.nonces != nonces:
         raise ProtocolViolation("OTHER_SET", f"the check word of {message.silo} is for other nonces")
 
@@ -230,13 +230,24 @@ def read_checks(
     Raises: ProtocolViolation (TWICE, CHECK_MISSING, BAD_CHECK, `check_check`).
     """
     messages, _ = sets.open_all(parameters, Check, envelopes, roster)
+    return add_checks(parameters, final.members, published, nonces, messages)
+
+
+def add_checks(
+    parameters: RoundParameters,
+    members: Collection[str],
+    published: str,
+    nonces: str,
+    messages: Mapping[str, Check],
+) -> int | None:
+    """As `read_checks`, of messages (by silo) whose signatures were verified."""
     for message in messages.values():
-        check_check(final, published, nonces, message)
+        check_check(members, published, nonces, message)
     try:
         total = check_word.add_up(message.word for message in messages.values())
     except ValueError as error:
         raise ProtocolViolation("BAD_CHECK", str(error)) from error
-    missing = sorted(set(final.members) - set(messages))
+    missing = sorted(set(members) - set(messages))
     if not missing:
         return total
     if not parameters.unverified:
@@ -278,8 +289,9 @@ def own_word(
     return word.value
 
 
-def _check_sum(final: FinalList, published: str, message: Nonce | Check) -> None:
-    if message.silo not in final.members:
+def check_sum(members: Collection[str], published: str, message: Nonce | Check) -> None:
+    """The message is a member's and is for this sum. Raises: ProtocolViolation (OUTSIDE_PARENT, OTHER_SUM)."""
+    if message.silo not in members:
         raise ProtocolViolation("OUTSIDE_PARENT", f"{message.silo} is not in the list that was summed")
     if message.sum != published:
         raise ProtocolViolation("OTHER_SUM", f"the {message.STAGE} of {message.silo} is for another sum")

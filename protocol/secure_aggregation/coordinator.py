@@ -343,7 +343,7 @@ class Coordinator:
     ) -> str:
         """A check word for this sum under these nonces. Returns: the silo."""
         message = sets.open_signed(self.parameters, Check, envelope, roster)
-        checks.check_check(final, published, nonces.digest, message)
+        checks.check_check(final.members, published, nonces.digest, message)
         return message.silo
 
     def check_sum(

@@ -151,6 +151,12 @@ class RoundParameters:
     @cached_property
     def ctx(self) -> bytes:
         """32 bytes that go into every derivation and every signature of this attempt."""
+        return self.attempt_ctx
+
+    @cached_property
+    def attempt_ctx(self) -> bytes:
+        """32 bytes that name the attempt, whichever protocol it speaks: in the messages that are read without knowing how
+        the round was masked, such as the signed states of a model."""
         facts = {
             "protocol": PROTOCOL,
             "study": self.study,

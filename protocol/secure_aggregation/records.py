@@ -15,7 +15,7 @@ from protocol.signing import Envelope
 
 Step = Literal[
     "keys", "roster", "neighbours", "bundles", "ready", "words", "update",
-    "list", "sketch", "second", "final", "unmask", "sum", "check", "verified", "state",
+    "list", "accepted", "sketch", "second", "final", "unmask", "sum", "check", "verified", "state",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from protocol.transparency.proof import make_proof
 from protocol.transparency.tiles import append, inclusion_from_tiles
 
 TOKEN = "one-time-token"
-ORDER = ("keys", "bundles", "ready", "update", "list", "sketch", "second", "unmask", "nonce", "check", "state")
+ORDER = ("keys", "row", "bundles", "ready", "update", "list", "sketch", "second", "unmask", "nonce", "check", "state")
 AFTER_LIST = ORDER[ORDER.index("sketch") :]
 SUM_TYPE = "application/vnd.consilium.round.sum+json"
 CHUNK = 4 << 20
@@ -105,6 +106,8 @@ class Received:
 class PlayedRound:
     """One attempt at the portal: messages by kind and silo, chunks by silo."""
 
+    MACHINE = SiloRound
+
     def __init__(self, double: PortalDouble, number: int, attempt: int, purpose: str, model: str | None) -> None:
         self.double, self.number, self.attempt, self.purpose, self.model = double, number, attempt, purpose, model
         manifest = double.manifest
@@ -129,7 +132,7 @@ class PlayedRound:
             sketch=SketchTerms(weights, aggregation.clip_norm, segments) if aggregation.sketch and words else None,
             unverified=aggregation.check_words == "optional",
         )
-        without = () if self.parameters.sketch else ("sketch", "second")
+        without = ("row",) if self.parameters.sketch else ("row", "sketch", "second")
         without += () if purpose == "train" else ("state",)
         self.order = ("state",) if purpose == "initial" else tuple(kind for kind in ORDER if kind not in without)
         self.coordinator = Coordinator(self.parameters)
@@ -279,7 +282,7 @@ class PlayedRound:
         if self.stage == "state":
             return self._state_of(partner)
         if self.stage == "keys":
-            partner.machine = SiloRound(self.parameters, silo=partner.name, key=partner.key, journal=partner.journal)
+            partner.machine = self.MACHINE(self.parameters, silo=partner.name, key=partner.key, journal=partner.journal)
             return partner.machine.keys()
         machine = partner.machine
         assert machine is not None
@@ -312,7 +315,7 @@ class PlayedRound:
 
     def _state_of(self, partner: Partner) -> Envelope:
         if self.purpose == "initial":
-            machine = SiloRound(self.parameters, silo=partner.name, key=partner.key, journal=partner.journal)
+            machine = self.MACHINE(self.parameters, silo=partner.name, key=partner.key, journal=partner.journal)
             return machine.sign_state(self.double.first.digest, self.double.first.table)
         assert partner.machine is not None and self.next_state is not None
         if not self.double.lying:
@@ -320,12 +323,15 @@ class PlayedRound:
         return partner.machine.sign_state(self.next_state.digest)
 
     def _sum(self) -> None:
-        removal = self.coordinator.recover(*self._sets("ready", "list", "unmask"), self.members_of("second"))
+        removal = self._removal()
         self.summed = []
         for k in range(self.parameters.chunk_count):
             total = removal.sum_chunk(k, (self.chunks[silo][k] for silo in self.members))
             self.summed.append(bytes(pack(total, self.parameters.bits(k))))
         self.publish()
+
+    def _removal(self) -> Any:
+        return self.coordinator.recover(*self._sets("ready", "list", "unmask"), self.members_of("second"))
 
     def publish(self) -> None:
         """Bind the portal to the sum as it lies here."""
@@ -381,7 +387,7 @@ class PlayedRound:
             return []
         found: list[dict[str, Any]] = []
         last = "state" if self.purpose == "initial" else "update"
-        setup = self.purpose == "initial" or self.stage in ("keys", "bundles", "ready", "update")
+        setup = self.purpose == "initial" or self.stage in ("keys", "row", "bundles", "ready", "update")
         if setup and silo not in self.mail[last]:
             found.append(
                 {
@@ -404,31 +410,32 @@ class PlayedRound:
             )
         if (self.stage in self.mail and silo in self.mail[self.stage]) or self.purpose == "initial":
             return found
+        task = self._told(silo)
+        return [*found, {**task, "round": self.id}] if task else found
+
+    def _told(self, silo: str) -> dict[str, Any] | None:
+        """The assignment of the stage itself."""
         dicts = lambda envelopes: [envelope.as_dict() for envelope in envelopes]  # noqa: E731
         if self.stage == "bundles":
-            found.append({"kind": "roster", "round": self.id, "keys": dicts(self._sorted("keys"))})
-        elif self.stage == "ready":
+            return {"kind": "roster", "keys": dicts(self._sorted("keys"))}
+        if self.stage == "ready":
             boxes = self.coordinator.boxes_for(self.roster(), self._sorted("bundles"), silo)
-            found.append(
-                {"kind": "bundles", "round": self.id, "boxes": {sender: b64(box) for sender, box in boxes.items()}}
-            )
-        elif self.stage == "update":
-            found.append({"kind": "ready", "round": self.id, "ready": dicts(self._sorted("ready"))})
-        elif self.stage == "list" and silo in self.members:
-            found.append({"kind": "list", "round": self.id, "updates": dicts(self.members_of("update"))})
-        elif silo in self.members:
-            lists = {"lists": dicts(self.members_of("list")), "seconds": dicts(self.members_of("second"))}
-            told: dict[str, dict[str, Any]] = {
-                "sketch": {"kind": "sketch", "lists": lists["lists"]},
-                "second": {"kind": "second", "sketches": dicts(self.members_of("sketch"))},
-                "unmask": {"kind": "unmask", **lists},
-                "nonce": {"kind": "sum", "sum": self.sum, "portal_signature": self.signed_sum, **lists},
-                "check": {"kind": "check", "nonces": dicts(self.members_of("nonce"))},
-                "state": {"kind": "state", "checks": dicts(self.members_of("check"))},
-            }
-            if self.stage in told:
-                found.append({**told[self.stage], "round": self.id})
-        return found
+            return {"kind": "bundles", "boxes": {sender: b64(box) for sender, box in boxes.items()}}
+        if self.stage == "update":
+            return {"kind": "ready", "ready": dicts(self._sorted("ready"))}
+        if silo not in self.members:
+            return None
+        lists = {"lists": dicts(self.members_of("list")), "seconds": dicts(self.members_of("second"))}
+        told: dict[str, dict[str, Any]] = {
+            "list": {"kind": "list", "updates": dicts(self.members_of("update"))},
+            "sketch": {"kind": "sketch", "lists": lists["lists"]},
+            "second": {"kind": "second", "sketches": dicts(self.members_of("sketch"))},
+            "unmask": {"kind": "unmask", **lists},
+            "nonce": {"kind": "sum", "sum": self.sum, "portal_signature": self.signed_sum, **lists},
+            "check": {"kind": "check", "nonces": dicts(self.members_of("nonce"))},
+            "state": {"kind": "state", "checks": dicts(self.members_of("check"))},
+        }
+        return told.get(self.stage)
 
 
 class PortalDouble:
@@ -581,10 +588,18 @@ class PortalDouble:
         if kind == "study.approved":
             self.approval_record, self.approval_index = self.entries[index], index
 
+    def play(self, *what: Any) -> PlayedRound:
+        """A round in the protocol that the manifest asks for."""
+        if self.manifest.sparse:
+            from tests.silo_node.portal_many import PlayedMany
+
+            return PlayedMany(self, *what)
+        return PlayedRound(self, *what)
+
     def begin(self) -> None:
         """Announce the first round; the others follow by themselves."""
         with self.condition:
-            self.played.append(PlayedRound(self, 0, 1, "initial", None))
+            self.played.append(self.play(0, 1, "initial", None))
             self.changed()
             self.played[-1].partners_act()
 
@@ -595,7 +610,7 @@ class PortalDouble:
             return
         model, self.back_to = self.back_to or next(reversed(self.states)), None
         purpose = "train" if last.number < self.rounds else "evaluate"
-        self.played.append(PlayedRound(self, last.number + 1, 1, purpose, model))
+        self.played.append(self.play(last.number + 1, 1, purpose, model))
         self.changed()
         self.played[-1].partners_act()
 
@@ -604,7 +619,7 @@ class PortalDouble:
         with self.condition:
             last = self.played[-1]
             last.stage = "failed"
-            self.played.append(PlayedRound(self, last.number, last.attempt + 1, last.purpose, last.model))
+            self.played.append(self.play(last.number, last.attempt + 1, last.purpose, last.model))
             self.changed()
             self.played[-1].partners_act()
 
@@ -699,6 +714,8 @@ class PortalDouble:
             played = next((r for r in self.played if r.id == round_id), None)
             if played is None:
                 raise Refusal(404, "NOT_YOUR_STUDY", round_id)
+            if method == "GET" and rest == ["entries"]:
+                return played.entries(query["set"], unquote(query["silos"]).split(","))
             if method == "GET" and rest == ["sum"]:
                 return played.summed[int(query["chunk"])]
             if method == "GET" and rest == ["update"]:

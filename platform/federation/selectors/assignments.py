@@ -18,6 +18,8 @@ a silo that answered and asks again waits until there is something new. What it 
 | check | check: the opened nonces | who opened its own |
 | state | state: the check words | who sent its own |
 | finished, failed | closed, until the next round is announced | the announced |
+
+With many silos what stands between `keys` and the end is in many.py.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ from django.db import connection
 from django.utils import timezone
 
 from federation.models import CLOSED, GlobalModel, Purpose, Round, Seat, Stage, utc
+from federation.selectors import many
 from federation.selectors.approvals import approval_proof
 from federation.services.facts import Facts, coordinator_of, facts_of
-from federation.services.mail import Mail, read_mail
+from federation.services.mail import Mail, read_headers, read_mail
 from federation.services.stages import announced_deadline
 from governance.models import Approval, Manifest, MatchPrediction, Study, StudyState
 from organisations.models import Silo
@@ -55,7 +58,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 """Stage -> the kinds of messages that say what is to be done."""
 ANSWERS: dict[str, str] = {stage: kinds[-2] for stage, kinds in KINDS.items()}
 """Stage -> the kind of message that answers it."""
-SETUP = (Stage.KEYS, Stage.BUNDLES, Stage.READY, Stage.UPDATE)
+SETUP = (Stage.KEYS, Stage.ROW, Stage.BUNDLES, Stage.READY, Stage.UPDATE)
 ENDED = timedelta(days=30)
 """How long a completed or paused study is still named."""
 DECIDE_IN = (StudyState.APPROVED, StudyState.ACTIVE, StudyState.RUNNING, StudyState.PAUSED)
@@ -126,29 +129,29 @@ def _of_round(item: Round, silo: str, fresh: bool) -> tuple[str, list[Assignment
         return "announced", _closed(item)
     if item.stage == Stage.SUM:
         return "waits", []
-    mail = read_mail(item, KINDS[item.stage])
+    facts = facts_of(item.manifest_digest)
+    mail = read_headers(item, many.KINDS[item.stage]) if facts.sparse else read_mail(item, KINDS[item.stage])
     if silo in mail.refused():
         return "refused", []
-    if silo not in _asked(item, mail):
+    everybody = item.stage == Stage.KEYS or item.purpose == Purpose.INITIAL
+    if silo not in (item.announced if everybody else (many.asked if facts.sparse else _asked)(item, mail)):
         return "left out", []
     found: list[Assignment] = []
     last = "state" if item.purpose == Purpose.INITIAL else "update"
     first = item.purpose == Purpose.INITIAL or (item.stage == Stage.KEYS and not mail.letter("keys", silo))
     if (first or (fresh and item.stage in SETUP)) and not mail.letter(last, silo):
-        announce = _announce(item, silo, facts_of(item.manifest_digest))
+        announce = _announce(item, silo, facts)
         if announce is not None:
             found.append(announce)
         elif first:
             return "not published", []
-    if item.stage != Stage.KEYS and item.purpose != Purpose.INITIAL and not mail.letter(ANSWERS[item.stage], silo):
-        found.append(_task(item, silo, mail))
+    if not everybody and not mail.letter((many.ANSWERS if facts.sparse else ANSWERS)[item.stage], silo):
+        found.append((many.task if facts.sparse else _task)(item, silo, mail))
     return "asked", found
 
 
 def _asked(item: Round, mail: Mail) -> Iterable[str]:
-    """Who has something to do in this stage."""
-    if item.stage == Stage.KEYS or item.purpose == Purpose.INITIAL:
-        return item.announced
+    """Who has something to do in this stage, after `keys`."""
     if item.stage == Stage.BUNDLES:
         return item.roster or ()
     if item.stage == Stage.READY:

@@ -23,69 +23,26 @@ who signed no list can show no sketch.
 `sketch` and `second` are there where the plan has the sketch check and weights are summed. Who opened no nonce can send
 no check word. Where the plan wants every check word, a lost silo is waited for in `nonce` and `check` until the deadline:
 it may come back. Where a sum may stand without, a lost silo is not waited for and the sum is unverified. A round that only
-evaluates ends with `check`; the first model has only `state`.
+evaluates ends with `check`; the first model has only `state`. With many silos the steps from `row` to `unmask` are those of
+many.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection
 from datetime import datetime
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from federation.models import Purpose, Round, Stage
-from federation.services import rounds, stages, work
+from federation.services import many, rounds, stages, work
 from federation.services.facts import Facts, coordinator_of, parameters_of
 from federation.services.mail import Mail
+from federation.services.outcomes import Go, Outcome, Step, Stop, Tally, Verify, enough, tally, unmasked
 from federation.services.reasons import CHECK_MISSING, check_missing, hospital, too_few
 from federation.services.sketches import sketch_faults, sketches_judge
 from protocol import messages
-from protocol.secure_aggregation.errors import NotEnoughShares, ProtocolViolation
+from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.parameters import threshold
-
-
-class Go(NamedTuple):
-    """The round goes on: the next stage, the columns that this fixes, and who has something new to do."""
-
-    to: Stage
-    wake: Collection[str]
-    fields: Mapping[str, Any]
-
-
-class Stop(NamedTuple):
-    """The round has failed; `fields`: columns that say more about it."""
-
-    code: str
-    sentence: str
-    fields: Mapping[str, Any] = MappingProxyType({})
-
-
-class Verify(NamedTuple):
-    """All check words are there: the sum is held against them, outside this transaction."""
-
-
-class Tally(NamedTuple):
-    """Who of the expected silos answered, who is lost or too late, and who is still waited for.
-
-    `over`: the stage's deadline has passed, so nobody is waited for; else a lost silo may come back.
-    """
-
-    answered: set[str]
-    gone: set[str]
-    waiting: set[str]
-    over: bool
-
-
-def tally(kind: str, expected: Iterable[str], mail: Mail, lost: Collection[str], over: bool) -> Tally:
-    """Count the answers of `kind`. Who refused after answering still counts where the answer is all that is needed."""
-    names = set(expected)
-    answered = mail.silos(kind) & names
-    rest = names - answered - mail.refused()
-    gone = rest if over else rest & set(lost)
-    return Tally(answered, gone, rest - gone, over)
-
-
-Outcome = Go | Stop | Verify | None
 
 
 def round_advance(
@@ -96,7 +53,7 @@ def round_advance(
     `mail` must hold the kinds that the present stage needs. `lost`: silos without a heartbeat. `over`: the deadline has
     passed.
     """
-    step = STEPS.get(Stage(item.stage))
+    step = (MANY_STEPS if facts.sparse else STEPS).get(Stage(item.stage))
     if step is None:
         return False
     outcome = step(item, mail, facts, lost, over)
@@ -116,15 +73,16 @@ def round_advance(
     return moved
 
 
-def _keys(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+def keys(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     count = tally("keys", item.announced, mail, lost, over)
     willing = count.answered - mail.refused()
-    if len(set(item.announced) - mail.refused()) < facts.min_roster:
-        return Stop("ROSTER_TOO_SMALL", too_few(facts.min_roster, "take part", mail, facts))
-    if not count.waiting and len(willing) >= facts.min_roster:
-        return Go(Stage.BUNDLES, willing, {"roster": sorted(willing)})
+    least = facts.least_roster
+    if len(set(item.announced) - mail.refused()) < least:
+        return Stop("ROSTER_TOO_SMALL", too_few(least, "take part", mail, facts))
+    if not count.waiting and len(willing) >= least:
+        return Go(Stage.ROW if facts.sparse else Stage.BUNDLES, willing, {"roster": sorted(willing)})
     if over:
-        return Stop("ROSTER_TOO_SMALL", too_few(facts.min_roster, "take part", mail, facts, silent=count.gone))
+        return Stop("ROSTER_TOO_SMALL", too_few(least, "take part", mail, facts, silent=count.gone))
     return None
 
 
@@ -136,17 +94,17 @@ def _bundles(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over:
     count = tally("bundles", item.roster or (), mail, lost, over)
     if not count.waiting and len(count.answered) >= _smallest(item, facts):
         return Go(Stage.READY, count.answered, {})
-    return _enough(count, count.answered, _smallest(item, facts), "send sealed bundles", mail, facts)
+    return enough(count, count.answered, _smallest(item, facts), "send sealed bundles", mail, facts)
 
 
 def _ready(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     senders = mail.silos("bundles") & set(item.roster or ())
     count = tally("ready", senders, mail, lost, over)
     if count.waiting:
-        return _enough(count, count.answered, _smallest(item, facts), "get ready", mail, facts)
+        return enough(count, count.answered, _smallest(item, facts), "get ready", mail, facts)
     ready = count.answered - mail.refused()
     if len(ready) < _smallest(item, facts):
-        return _enough(count, ready, _smallest(item, facts), "get ready", mail, facts)
+        return enough(count, ready, _smallest(item, facts), "get ready", mail, facts)
     coordinator = coordinator_of(item)
     roster = coordinator.roster(mail.envelopes("keys", item.roster))
     try:
@@ -168,7 +126,7 @@ def _ready(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: b
 def _update(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     count = tally("update", item.ready_set or (), mail, lost, over)
     if count.waiting or len(count.answered) < _smallest(item, facts):
-        return _enough(count, count.answered, _smallest(item, facts), "send an update", mail, facts)
+        return enough(count, count.answered, _smallest(item, facts), "send an update", mail, facts)
     members = sorted(count.answered)
     weight = sum(facts.weights[silo] for silo in members)
     return Go(Stage.LIST, members, {"first_list": members, "members": members, "total_weight": weight})
@@ -180,7 +138,7 @@ def _list(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bo
     least = _smallest(item, facts) if sketched else threshold(len(item.roster or ()))
     if len(count.answered) >= least and not (sketched and count.waiting):
         return Go(Stage.SKETCH if sketched else Stage.UNMASK, item.members or (), {})
-    return _enough(count, count.answered, least, "sign the list", mail, facts)
+    return enough(count, count.answered, least, "sign the list", mail, facts)
 
 
 def _sketch(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
@@ -189,7 +147,7 @@ def _sketch(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: 
     # Who came back too late to sign the list has nothing to make a sketch with; one that signed too late has.
     able = {silo for silo in count.waiting if mail.letter("list", silo)}
     if able or len(count.answered) < least:
-        return _enough(count, count.answered, least, "show a sketch", mail, facts)
+        return enough(count, count.answered, least, "show a sketch", mail, facts)
     judged = sketches_judge(item, mail, facts)
     faults = sketch_faults(judged.report)
     fields = {"sketches": judged.report, "faults": [*item.faults, *faults]}
@@ -208,52 +166,38 @@ def _second(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: 
     least = threshold(len(item.roster or ()))
     if len(count.answered) >= least:
         return Go(Stage.UNMASK, item.members or (), {})
-    return _enough(count, count.answered, least, "sign the second list", mail, facts)
+    return enough(count, count.answered, least, "sign the second list", mail, facts)
 
 
 def _unmask(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     count = tally("unmask", item.members or (), mail, lost, over)
     least = threshold(len(item.roster or ()))
     if len(count.answered) >= least:
-        try:
-            work.removal_of(item, mail)
-        except NotEnoughShares as error:
-            # Suspects are not named: with few shares a liar can make an honest silo look wrong.
-            known = {fault["silo"] for fault in item.faults if fault["code"] == "SHARES_DIFFER"}
-            for silo in set(error.bad) - known:
-                item.faults.append({"silo": silo, "code": "SHARES_DIFFER", "sentence": error.sentence})
-            Round.objects.filter(pk=item.pk).update(faults=item.faults)
-            if (not count.waiting and not count.gone) or over:
-                return Stop("NOT_ENOUGH_SHARES", error.sentence)
-            return None
-        except ProtocolViolation as error:
-            # A silo that fell out had signed a list of pair seeds that can't be read: its masks can't be removed.
-            return Stop(error.code, error.sentence)
-        return Go(Stage.SUM, (), {})
-    return _enough(count, count.answered, least, "help to unmask", mail, facts)
+        return unmasked(item, mail, count)
+    return enough(count, count.answered, least, "help to unmask", mail, facts)
 
 
-def _nonce(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+def nonce(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     count = tally("nonce", item.members or (), mail, lost, over)
     if (stop := _missing(item, count, mail, facts)) is not None:
         return stop
     missing = set(item.members or ()) - count.answered
-    least = threshold(len(item.roster or ()))
+    least = facts.least_signers(len(item.roster or ()))
     if count.waiting or len(count.answered) < least or (missing and not facts.unverified):
-        return _enough(count, count.answered, least, "open their nonces", mail, facts)
+        return enough(count, count.answered, least, "open their nonces", mail, facts)
     return Go(Stage.CHECK, count.answered, {"worked_at": None})
 
 
-def _check(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+def check(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     members = set(item.members or ())
     count = tally("check", mail.silos("nonce") & members, mail, lost, over)
     if count.answered == members:
         return Verify()
     if (stop := _missing(item, count, mail, facts)) is not None:
         return stop
-    least = threshold(len(item.roster or ()))
+    least = facts.least_signers(len(item.roster or ()))
     if count.waiting or len(count.answered) < least or not facts.unverified:
-        return _enough(count, count.answered, least, "send a check word", mail, facts)
+        return enough(count, count.answered, least, "send a check word", mail, facts)
     missing = [
         {"silo": silo, "code": "CHECK_MISSING", "sentence": CHECK_MISSING} for silo in sorted(members - count.answered)
     ]
@@ -269,12 +213,12 @@ def _missing(item: Round, count: Tally, mail: Mail, facts: Facts) -> Stop | None
     return Stop("CHECK_MISSING", check_missing(never, mail, facts))
 
 
-def _state(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
+def state(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     first = item.purpose == Purpose.INITIAL
     # Who sent no check word has not verified the sum, so it can't sign what follows from it.
     able = item.announced if first else mail.silos("check") & set(item.members or ())
     count = tally("state", able, mail, lost, over)
-    least = threshold(len(item.announced if first else item.roster or ()))
+    least = facts.least_signers(len(item.announced if first else item.roster or ()))
     votes: dict[tuple[str, Any], list[str]] = {}
     for silo in sorted(count.answered):
         said = messages.State.parse(mail.envelope("state", silo).payload)
@@ -292,16 +236,8 @@ def _state(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: b
     return None
 
 
-def _enough(count: Tally, usable: Collection[str], least: int, what: str, mail: Mail, facts: Facts) -> Stop | None:
-    """Stop where `least` can't be reached any more: too many refused, or the deadline has passed."""
-    still = len(usable) + len(count.waiting) + (0 if count.over else len(count.gone))
-    if still < least:
-        return Stop("TOO_FEW_SILOS", too_few(least, what, mail, facts, silent=count.gone))
-    return None
-
-
-STEPS: Mapping[Stage, Callable[[Round, Mail, Facts, Collection[str], bool], Outcome]] = {
-    Stage.KEYS: _keys,
+STEPS: dict[Stage, Step] = {
+    Stage.KEYS: keys,
     Stage.BUNDLES: _bundles,
     Stage.READY: _ready,
     Stage.UPDATE: _update,
@@ -309,7 +245,9 @@ STEPS: Mapping[Stage, Callable[[Round, Mail, Facts, Collection[str], bool], Outc
     Stage.SKETCH: _sketch,
     Stage.SECOND: _second,
     Stage.UNMASK: _unmask,
-    Stage.NONCE: _nonce,
-    Stage.CHECK: _check,
-    Stage.STATE: _state,
+    Stage.NONCE: nonce,
+    Stage.CHECK: check,
+    Stage.STATE: state,
 }
+MANY_STEPS = STEPS | many.STEPS
+"""The same with many silos."""

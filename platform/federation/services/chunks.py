@@ -21,6 +21,7 @@ from federation.storage import AtomicFile, StorageFull, chunk_path
 from organisations.models import Silo
 from protocol.messages import Update
 from protocol.secure_aggregation.parameters import RoundParameters
+from protocol.secure_aggregation.sparse.messages import SparseUpdate
 
 
 class Place(NamedTuple):
@@ -85,7 +86,7 @@ def chunks_present(*, round_key: str, silo: Silo) -> list[int]:
     return sorted(ChunkReceipt.objects.filter(round=item, silo=silo).values_list("index", flat=True))
 
 
-def check_chunks(item: Round, silo: Silo, update: Update, parameters: RoundParameters) -> None:
+def check_chunks(item: Round, silo: Silo, update: Update | SparseUpdate, parameters: RoundParameters) -> None:
     """All pieces of a signed update are stored, with the digests that it names.
 
     Raises Refused: CHUNKS_MISSING (send them, then the message again) or CHUNK_DIFFERS.

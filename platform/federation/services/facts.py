@@ -13,9 +13,10 @@ from protocol.canonical import unb64
 from protocol.evaluation import tail_length
 from protocol.manifest import parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
-from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms
+from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms, threshold
 from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.sets import ReadyView, RosterView
+from protocol.secure_aggregation.sparse import SparseParameters
 from protocol.signing import Envelope
 
 
@@ -29,6 +30,7 @@ class Facts:
         a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
     worse_by: how far below the best earlier AUC a model leads to a proposal to go back, None: never.
+    sparse_from: from that many participants on each silo masks with a neighbourhood; see `sparse`.
     drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
     """
@@ -43,6 +45,7 @@ class Facts:
     fixed: FixedPoint
     sketch: bool
     unverified: bool
+    sparse_from: int
     drawn: int | None
     server_lr: float
     tail: int
@@ -54,6 +57,25 @@ class Facts:
     unmask_seconds: int
     seed: int | None
     pretrained: str | None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rounds speak the protocol for many silos (secure_aggregation/sparse)."""
+        return len(self.participants) >= self.sparse_from
+
+    @property
+    def least_roster(self) -> int:
+        """The fewest silos with which a round can be begun."""
+        return max(self.min_roster, self.least_set) if self.sparse else self.min_roster
+
+    @property
+    def least_set(self) -> int:
+        """With many silos: the smallest size of any set, counted over all participants."""
+        return max(threshold(len(self.participants)), self.min_participants)
+
+    def least_signers(self, silos: int) -> int:
+        """How many must sign what all agree on, in a roster of so many silos."""
+        return threshold(len(self.participants) if self.sparse else silos)
 
 
 def read_facts(body: bytes, digest: str) -> Facts:
@@ -72,6 +94,7 @@ def read_facts(body: bytes, digest: str) -> Facts:
         fixed=manifest.fixed_point(),
         sketch=aggregation.sketch,
         unverified=aggregation.check_words == "optional",
+        sparse_from=aggregation.sparse_from,
         drawn=aggregation.drawn,
         server_lr=plan.strategy.server_lr,
         tail=tail_length(plan.evaluation.bins),
@@ -93,29 +116,36 @@ def facts_of(digest: str) -> Facts:
 
 
 def parameters_of(item: Round) -> RoundParameters:
-    """What all parties of this attempt agree on."""
-    facts = facts_of(item.manifest_digest)
+    """What all parties of this attempt agree on; `SparseParameters` where there are many silos."""
     words = item.model_length if item.purpose == Purpose.TRAIN else 0
-    sketch = None
+    return _parameters(item.study_id, item.manifest_digest, item.number, item.attempt, item.model_digest, words)
+
+
+@lru_cache(maxsize=64)
+def _parameters(study: str, manifest: str, number: int, attempt: int, model: str | None, words: int) -> RoundParameters:
+    facts = facts_of(manifest)
+    common = {
+        "study": study,
+        "manifest": facts.digest,
+        "round": number,
+        "attempt": attempt,
+        "model": model,
+        "participants": facts.participants,
+        "min_roster": facts.min_roster,
+        "min_participants": facts.min_participants,
+        "words": words,
+        "tail": facts.tail,
+        "word_bits": facts.fixed.word_bits,
+        "unverified": facts.unverified,
+    }
+    if facts.sparse:
+        return SparseParameters(**common, sparse_from=facts.sparse_from)
+    terms = None
     if facts.sketch and words:
-        front = front_of(item.model_digest or "")
+        front = front_of(model or "")
         segments = facts.fixed.segments(front.table, front.scales)
-        sketch = SketchTerms(facts.weights, facts.fixed.clip_norm, segments)
-    return RoundParameters(
-        study=item.study_id,
-        manifest=facts.digest,
-        round=item.number,
-        attempt=item.attempt,
-        model=item.model_digest,
-        participants=facts.participants,
-        min_roster=facts.min_roster,
-        min_participants=facts.min_participants,
-        words=words,
-        tail=facts.tail,
-        word_bits=facts.fixed.word_bits,
-        sketch=sketch,
-        unverified=facts.unverified,
-    )
+        terms = SketchTerms(facts.weights, facts.fixed.clip_norm, segments)
+    return RoundParameters(**common, sketch=terms)
 
 
 class RememberingCoordinator(Coordinator):

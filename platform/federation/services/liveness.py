@@ -29,7 +29,7 @@ def heartbeat_receive(*, round_key: str, silo: Silo, envelope: object) -> str:
         content = messages.open_message(messages.Heartbeat, signed, public)
     except (SignatureError, messages.MessageError) as error:
         raise bad_message(str(error)) from error
-    if content.ctx != parameters_of(item).ctx.hex() or content.silo != silo.name:
+    if content.ctx != parameters_of(item).attempt_ctx.hex() or content.silo != silo.name:
         raise bad_message("The heartbeat is of another round, attempt, model or silo.")
     if item.stage in CLOSED:
         return item.stage

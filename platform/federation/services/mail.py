@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from django.db import connection
@@ -13,10 +13,13 @@ from organisations.models import Silo
 from protocol.signing import Envelope
 
 # Written out, because every message and every poll of a round reads it, and building the query takes longer than running it.
-_MAIL = f"""
-    SELECT m.kind, s.name, m.envelope, m.digest, m.late FROM {RoundMessage._meta.db_table} m
-    JOIN {Silo._meta.db_table} s ON s.id = m.silo_id WHERE m.round_id = %s AND m.kind IN
+_FROM = f"""
+    FROM {RoundMessage._meta.db_table} m JOIN {Silo._meta.db_table} s ON s.id = m.silo_id WHERE m.round_id = %s AND m.kind IN
 """
+_MAIL = f"SELECT m.kind, s.name, m.envelope, m.digest, m.late {_FROM}"
+_HEADERS = f"SELECT m.kind, s.name, m.digest, m.late {_FROM}"
+_AT_ONCE = 64
+"""Messages that are read together where all of a kind would be too much for the memory."""
 
 
 class Letter(NamedTuple):
@@ -84,3 +87,49 @@ def read_mail(item: Round, kinds: Iterable[str]) -> Mail:
             (kind, Letter(silo, envelope, digest, bool(late)))
             for kind, silo, envelope, digest, late in cursor.fetchall()
         )
+
+
+class Headers(Mail):
+    """As `Mail`, without the messages' content, which is read where it is asked for: with many silos that is little."""
+
+    def __init__(self, item: Round, letters: Iterable[tuple[str, Letter]]) -> None:
+        super().__init__(letters)
+        self._item = item
+
+    def value(self, kind: str, silo: str) -> dict[str, Any]:
+        """As the parent's; one query."""
+        return self.values(kind, [silo])[0]
+
+    def envelope(self, kind: str, silo: str) -> Envelope:
+        """As the parent's; one query the first time."""
+        found = self._envelopes.get((kind, silo))
+        if found is None:
+            found = self._envelopes[kind, silo] = Envelope.from_dict(self.value(kind, silo))
+        return found
+
+    def values(self, kind: str, silos: Iterable[str]) -> list[dict[str, Any]]:
+        """The messages of these silos as JSON, in this order; a few queries."""
+        return [value for _, value in self.each(kind, silos)]
+
+    def each(self, kind: str, silos: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(silo, message as JSON) in the order of `silos`; not all of them are in memory at once."""
+        names = list(silos)
+        for low in range(0, len(names), _AT_ONCE):
+            block = names[low : low + _AT_ONCE]
+            rows = dict(
+                RoundMessage.objects.filter(round=self._item, kind=kind, silo__name__in=block).values_list(
+                    "silo__name", "envelope"
+                )
+            )
+            for name in block:
+                yield name, rows[name]
+
+
+def read_headers(item: Round, kinds: Iterable[str]) -> Headers:
+    """Who sent these kinds, and their digests; one query."""
+    wanted = sorted(set(kinds))
+    places = ", ".join(["%s"] * len(wanted))
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_HEADERS} ({places})", [item.pk, *wanted])
+        rows = cursor.fetchall()
+    return Headers(item, ((kind, Letter(silo, None, digest, bool(late))) for kind, silo, digest, late in rows))

@@ -17,22 +17,24 @@ from typing import Any, NamedTuple
 from django.db import transaction
 
 from evidence.services import record
-from federation.models import Purpose, Round, RoundMessage, SiloMetric, Stage
-from federation.services import advance, stages
+from federation.models import Parcel, Purpose, Round, RoundMessage, SiloMetric, Stage
+from federation.services import advance, books, stages
 from federation.services.chunks import check_chunks
 from federation.services.errors import Refused, bad_message, not_yours, out_of_stage
 from federation.services.facts import Facts, coordinator_of, facts_of, parameters_of
 from federation.services.lookup import round_for
-from federation.services.mail import Letter, Mail, read_mail
+from federation.services.mail import Letter, Mail, read_headers, read_mail
 from organisations.models import Silo
 from portal.actors import Subject, silo_actor
 from protocol import messages
 from protocol.secure_aggregation import check_word, checks
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.sparse.messages import SparseUpdate
 from protocol.signing import Envelope, SignatureError
 
 TAKES: Mapping[str, Stage] = {
     "keys": Stage.KEYS,
+    "row": Stage.ROW,
     "bundles": Stage.BUNDLES,
     "ready": Stage.READY,
     "update": Stage.UPDATE,
@@ -62,10 +64,35 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of message -> the kinds that are read to check it and to go on."""
 
-KINDS = frozenset({*NEEDS, "refusal"})
+MANY_NEED: Mapping[str, tuple[str, ...]] = {
+    "keys": ("keys", "refusal"),
+    "row": ("row", "refusal"),
+    "bundles": ("row", "bundles", "refusal"),
+    "ready": ("bundles", "ready", "refusal"),
+    "update": ("update", "refusal"),
+    "list": ("list", "refusal"),
+    "unmask": ("list", "unmask", "refusal"),
+    "nonce": ("nonce", "refusal"),
+    "check": ("nonce", "check", "refusal"),
+    "state": ("check", "state", "refusal"),
+    "metrics": ("metrics",),
+}
+"""The same with many silos: who sent them; what was sent is in the round's book."""
+
+KINDS = frozenset({*NEEDS, *MANY_NEED, "refusal"})
 """All kinds that `message_receive` takes."""
 ORDER = (
-    *(Stage.KEYS, Stage.BUNDLES, Stage.READY, Stage.UPDATE, Stage.LIST, Stage.SKETCH, Stage.SECOND, Stage.UNMASK),
+    *(
+        Stage.KEYS,
+        Stage.ROW,
+        Stage.BUNDLES,
+        Stage.READY,
+        Stage.UPDATE,
+        Stage.LIST,
+        Stage.SKETCH,
+        Stage.SECOND,
+        Stage.UNMASK,
+    ),
     *(Stage.SUM, Stage.NONCE, Stage.CHECK, Stage.STATE),
 )
 LATE = ("list", "sketch", "second", "unmask", "nonce", "check", "state")
@@ -95,7 +122,7 @@ def message_receive(*, round_key: str, kind: str, silo: Silo, envelope: object) 
     except SignatureError as error:
         raise bad_message(str(error)) from None
     # 2
-    mail = read_mail(item, NEEDS[kind] if kind in NEEDS else _needs_of_refusal(item))
+    mail = mail_for(item, kind, facts)
     before = mail.letter(kind, silo.name)
     if before is not None:
         if before.digest == signed.digest:
@@ -104,7 +131,7 @@ def message_receive(*, round_key: str, kind: str, silo: Silo, envelope: object) 
     # 3
     late = _check_stage(item, kind)
     # 4
-    content = _check(item, kind, silo, signed, mail, facts)
+    content = _check(item, kind, silo, signed, mail, facts, late)
     # 5
     now = stages.now()
     RoundMessage.objects.create(
@@ -120,10 +147,14 @@ def message_receive(*, round_key: str, kind: str, silo: Silo, envelope: object) 
     return Reception(item.stage, new=True)
 
 
-def _needs_of_refusal(item: Round) -> tuple[str, ...]:
-    """A refusal may end any stage, so it needs what that stage needs."""
-    kind = next((name for name, stage in TAKES.items() if stage == item.stage), None)
-    return NEEDS[kind] if kind else ("refusal",)
+def mail_for(item: Round, kind: str | None, facts: Facts) -> Mail:
+    """The messages that are needed to judge one of `kind`, and to go on. None, or a refusal, which may end any stage: what the
+    present stage needs."""
+    needs = MANY_NEED if facts.sparse else NEEDS
+    if kind is None or kind == "refusal":
+        kind = next((name for name, stage in TAKES.items() if stage == item.stage), None)
+    wanted = needs.get(kind or "", (kind or "refusal", "refusal"))
+    return read_headers(item, wanted) if facts.sparse else read_mail(item, wanted)
 
 
 def _check_stage(item: Round, kind: str) -> bool:
@@ -153,18 +184,21 @@ def _rank(item: Round, stage: str) -> int:
     return ORDER.index(Stage(stage))
 
 
-def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, facts: Facts) -> Any:
-    """The verified content of a message (the sender's name for those that the coordinator checks)."""
-    coordinator = coordinator_of(item)
+def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, facts: Facts, late: bool) -> Any:
+    """The verified content of a message: parcels of a `bundles` with many silos, else None for those that the coordinator
+    checks."""
+    parcels = None
     try:
-        if kind == "keys":
-            sender = coordinator.check_keys(signed)
-        elif kind not in ("state", "refusal", "metrics"):
-            if silo.name not in (item.roster or ()):
-                raise not_yours(f"The roster of round {item.key}")
-            sender = _check_in_roster(item, kind, signed, mail)
-        else:
+        if kind in ("state", "refusal", "metrics"):
             return _open(item, kind, silo, signed, facts)
+        if kind != "keys" and silo.name not in (item.roster or ()):
+            raise not_yours(f"The roster of round {item.key}")
+        if facts.sparse:
+            sender, parcels = books.message_check(item, kind, silo.name, signed, late=late)
+        elif kind == "keys":
+            sender = coordinator_of(item).check_keys(signed)
+        else:
+            sender = _check_in_roster(item, kind, signed, mail)
     except ProtocolViolation as error:
         raise Refused("BAD_MESSAGE", f"{error.sentence} ({error.code})") from error
     except (SignatureError, messages.MessageError) as error:
@@ -172,10 +206,11 @@ def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, fac
     if sender != silo.name:
         raise bad_message(f"The message is signed by {sender} and was sent by {silo.name}.")
     if kind == "update":
-        check_chunks(item, silo, messages.Update.parse(signed.payload), parameters_of(item))
+        update = (SparseUpdate if facts.sparse else messages.Update).parse(signed.payload)
+        check_chunks(item, silo, update, parameters_of(item))
     if kind == "check":
         _check_range(messages.Check.parse(signed.payload))
-    return None
+    return parcels
 
 
 def _check_range(check: messages.Check) -> None:
@@ -217,7 +252,7 @@ def _check_in_roster(item: Round, kind: str, signed: Envelope, mail: Mail) -> st
 def _open(item: Round, kind: str, silo: Silo, signed: Envelope, facts: Facts) -> messages.Message:
     """A state, refusal or metrics message: signed by the silo's key in the manifest, for this attempt."""
     content = messages.open_message(messages.KINDS[kind], signed, facts.participants[silo.name])
-    if content.ctx != parameters_of(item).ctx.hex():
+    if content.ctx != parameters_of(item).attempt_ctx.hex():
         raise bad_message("The message is of another round, attempt or model.")
     if content.silo != silo.name:
         raise bad_message(f"The message names {content.silo} and was sent by {silo.name}.")
@@ -226,6 +261,12 @@ def _open(item: Round, kind: str, silo: Silo, signed: Envelope, facts: Facts) ->
 
 def _note(item: Round, kind: str, silo: Silo, signed: Envelope, content: Any) -> None:
     """The rows and evidence that belong to a message: what left the hospital, and what it refused."""
+    if kind == "bundles" and content:
+        Parcel.objects.bulk_create(
+            Parcel(round=item, sender=silo.name, receiver=receiver, box=parcel.box, hashes=parcel.hashes)
+            for receiver, parcel in content.items()
+        )
+        return
     if kind == "metrics":
         SiloMetric.objects.create(round=item, silo=silo, auc_micro=content.auc_micro)
         data = {"kind": kind, "silo": silo.name, "bytes": len(signed.payload)}

@@ -25,17 +25,22 @@ SKETCH_REASONS: Mapping[str, str] = {
     "SKETCH_MISSING": "It showed no sketch of its update in time, so it was left out and nothing of it is in the sum.",
 }
 """Why a hospital fell out at the sketch check, by code."""
+MOST_NAMED = 20
 CHECK_MISSING = "Its check word is missing, so the sum stands unverified, as the study's plan allows."
 
 
 def too_few(least: int, what: str, mail: Mail, facts: Facts, *, silent: Iterable[str] = ()) -> str:
     """ "Fewer than 3 silos could send an update. Name (site-1) refused: ... Name (site-2) did not answer." """
-    sentences = [f"Fewer than {least} silos could {what}."]
-    for silo in sorted(mail.refused()):
-        sentences.append(f"{hospital(silo, facts)} refused: {refusal_words(mail, silo)}")
-    for silo in sorted(set(silent) - mail.refused()):
-        sentences.append(f"{hospital(silo, facts)} did not answer in time.")
-    return " ".join(sentences)
+    return " ".join([f"Fewer than {least} silos could {what}.", *absent(mail, facts, silent)])
+
+
+def absent(mail: Mail, facts: Facts, silent: Iterable[str]) -> list[str]:
+    """Who refused, and why; who of the `silent` did not answer. Of many hospitals the first are named, the rest counted."""
+    refused = [f"{hospital(silo, facts)} refused: {refusal_words(mail, silo)}" for silo in sorted(mail.refused())]
+    late = [f"{hospital(silo, facts)} did not answer in time." for silo in sorted(set(silent) - mail.refused())]
+    found = [*refused, *late]
+    more = len(found) - MOST_NAMED
+    return found if more <= 0 else [*found[:MOST_NAMED], f"And {more} more."]
 
 
 def check_missing(missing: Iterable[str], mail: Mail, facts: Facts) -> str:

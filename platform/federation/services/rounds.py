@@ -16,10 +16,10 @@ from django.db.models import Sum
 
 from evidence.services import record
 from federation import conf, storage
-from federation.models import ChunkReceipt, GlobalModel, Purpose, Round, Seat, Stage, StudyRun, round_key
+from federation.models import ChunkReceipt, GlobalModel, Parcel, Purpose, Round, Seat, Stage, StudyRun, round_key
 from federation.selectors.approvals import approved_silos
 from federation.selectors.branches import model_newest, model_next
-from federation.services import rollback, stages, stopping
+from federation.services import books, rollback, stages, stopping
 from federation.services.facts import Facts, facts_of
 from federation.services.mail import Mail
 from federation.services.models import model_keep
@@ -88,10 +88,10 @@ def study_continue(study_id: str, *, last: Round | None, now: datetime) -> Round
         services.study_complete(study=study, refs=refs)
         return None
     silos = approved_silos(manifest, facts.participants)
-    if len(silos) < facts.min_roster:
+    if len(silos) < facts.least_roster:
         sentence = (
             f"{len(silos)} hospitals approve this version of the study and have an active silo; "
-            f"a round needs {facts.min_roster}."
+            f"a round needs {facts.least_roster}."
         )
         services.study_pause(actor=SYSTEM, study=study, code="APPROVALS_MISSING", reason=sentence)
         return None
@@ -224,15 +224,17 @@ def _received(item: Round) -> int:
 
 
 def forget_chunks(item: Round, *, also_sum: bool) -> None:
-    """On commit, last: remove the masked updates of a round that is over, and the sum of the one before it.
+    """Remove the sealed boxes of a round that is over; on commit, last, its masked updates and the sum of the one before it.
 
     The sum of a finished round stays until the next one of its study is over: a slow silo may still be fetching it.
     """
     key, announced = item.key, list(item.announced)
+    Parcel.objects.filter(round=item).delete()
     before = Round.objects.filter(study=item.study_id, pk__lt=item.pk).order_by("-pk").values_list("key", flat=True)[:1]
     older = list(before)
 
     def forget() -> None:
+        books.book_forget(key)
         for old in older:
             storage.forget_round(old)
         (conf.model_folder() / f".next-{key}").unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def tell(item: Round, silos: Iterable[str]) -> None:
 def deadline(item: Round, stage: Stage, facts: Facts, now: datetime) -> datetime:
     """When the stage ends at the latest. Uploads end with the announced deadline; what only the members can give, long
     after: shares, nonces and check words."""
-    if stage in (Stage.KEYS, Stage.BUNDLES, Stage.READY):
+    if stage in (Stage.KEYS, Stage.ROW, Stage.BUNDLES, Stage.READY):
         seconds = min(facts.round_seconds, conf.setup_seconds())
     elif stage == Stage.UPDATE:
         return announced_deadline(item, facts)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from federation import storage
 from federation.models import Purpose, Round, Stage, SumChunk
-from federation.services import rounds, stages
+from federation.services import books, rounds, stages
 from federation.services.facts import coordinator_of, facts_of, parameters_of
-from federation.services.mail import Mail, read_mail
+from federation.services.mail import Mail, read_headers, read_mail
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.words import signed, unpack
 
@@ -47,22 +47,32 @@ def sum_verify(key: str) -> None:
     item = Round.objects.get(key=key)
     if item.stage != Stage.CHECK:
         return
-    mail, coordinator = read_mail(item, CHECKED), coordinator_of(item)
+    sparse = facts_of(item.manifest_digest).sparse
+    mail = read_headers(item, ("check",)) if sparse else read_mail(item, CHECKED)
     if mail.silos("check") != set(item.members or ()):
         return
-    roster = coordinator.roster(mail.envelopes("keys", item.roster))
-    ready = mail.envelopes("ready", item.ready_set)
-    published = item.sum_digest or ""
     try:
-        final = coordinator.final(roster, ready, mail.envelopes("list"), mail.envelopes("second"))
-        nonces = coordinator.nonces(roster, ready, final, published, mail.envelopes("nonce"))
-        coordinator.check_sum(roster, final, published, nonces, mail.envelopes("check"), _body(item), _tail(item))
+        (_verify_many if sparse else _verify)(item, mail)
     except ProtocolViolation as error:
         _end(key, mail, failure={"code": error.code, "sentence": error.sentence})
     except storage.Damaged as error:
         _end(key, mail, failure={"code": "SUM_DAMAGED", "sentence": str(error)})
     else:
         _end(key, mail, failure=None)
+
+
+def _verify(item: Round, mail: Mail) -> None:
+    coordinator, published = coordinator_of(item), item.sum_digest or ""
+    roster = coordinator.roster(mail.envelopes("keys", item.roster))
+    ready = mail.envelopes("ready", item.ready_set)
+    final = coordinator.final(roster, ready, mail.envelopes("list"), mail.envelopes("second"))
+    nonces = coordinator.nonces(roster, ready, final, published, mail.envelopes("nonce"))
+    coordinator.check_sum(roster, final, published, nonces, mail.envelopes("check"), _body(item), _tail(item))
+
+
+def _verify_many(item: Round, mail: Mail) -> None:
+    with books.book_of(item) as book:
+        book.coordinator.check_sum(item.sum_digest or "", _body(item), _tail(item))
 
 
 @transaction.atomic

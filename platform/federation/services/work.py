@@ -12,7 +12,8 @@ from django.db import transaction
 
 from federation import conf
 from federation.models import Purpose, Round, Stage, SumChunk
-from federation.services.facts import coordinator_of, parameters_of
+from federation.services import books
+from federation.services.facts import coordinator_of, facts_of, parameters_of
 from federation.services.mail import Mail, read_mail
 from federation.services.stages import now
 from protocol.secure_aggregation.coordinator import Removal
@@ -29,19 +30,27 @@ def removal_of(item: Round, mail: Mail | None = None) -> Removal:
     """
     found = _removals.get(item.key)
     if found is None:
-        mail = mail or read_mail(item, UNMASKING)
-        coordinator = coordinator_of(item)
-        found = coordinator.recover(
-            coordinator.roster(mail.envelopes("keys", item.roster)),
-            mail.envelopes("ready", item.ready_set),
-            mail.envelopes("list"),
-            mail.envelopes("unmask"),
-            mail.envelopes("second"),
-        )
+        found = _recover_many(item) if facts_of(item.manifest_digest).sparse else _recover(item, mail)
         while len(_removals) >= 4:
             _removals.pop(next(iter(_removals)), None)
         _removals[item.key] = found
     return found
+
+
+def _recover(item: Round, mail: Mail | None) -> Removal:
+    mail, coordinator = mail or read_mail(item, UNMASKING), coordinator_of(item)
+    return coordinator.recover(
+        coordinator.roster(mail.envelopes("keys", item.roster)),
+        mail.envelopes("ready", item.ready_set),
+        mail.envelopes("list"),
+        mail.envelopes("unmask"),
+        mail.envelopes("second"),
+    )
+
+
+def _recover_many(item: Round) -> Removal:
+    with books.book_of(item) as book:
+        return book.coordinator.recover()
 
 
 def removal_forget(item: Round) -> None:

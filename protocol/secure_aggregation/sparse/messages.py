@@ -1,13 +1,17 @@
-"""The messages of a sparse round; DSSE types and strictness as in `protocol.messages`. roster: the roster's root."""
+"""The messages of a sparse round; DSSE types and strictness as in `protocol.messages`. roster: the roster's root.
+
+After `unmask` come the dense protocol's own `Nonce`, `Check` and `State`; `Check.nonces` is then `OpenedNonces.digest`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from protocol.message_fields import DIGEST, SILO, Codec, by_silo_field, bytes_field, integer_field, list_field
-from protocol.messages import Message
+from protocol.messages import Check, Message, Nonce, State
 
 MOST_NEIGHBOURS: Final = 1024
 """More than h and the in-degree's bound together, for any n."""
@@ -48,13 +52,15 @@ class SparseBundles(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseReady(Message):
-    """4. Hashes of b and K; the sealed list of pair seeds, in the order of `senders`: whose boxes could be opened."""
+    """4. Hashes of b and K; the sealed list of pair seeds, in the order of `senders`: whose boxes could be opened; and a
+    commitment to the second nonce."""
 
     STAGE = "sparse-ready"
     self_hash: str = _named(DIGEST)
     list_hash: str = _named(DIGEST)
     list_box: bytes = _named(bytes_field(most=32 * MOST_NEIGHBOURS + 16))
     senders: tuple[str, ...] = _named(_NEIGHBOURS)
+    nonce: str = _named(DIGEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +90,15 @@ class SparseUnmask(Message):
     STAGE = "sparse-unmask"
     self_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32), MOST_NEIGHBOURS))
     list_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32), MOST_NEIGHBOURS))
+
+
+SPARSE: Final[Mapping[str, type[Message]]] = MappingProxyType(
+    {
+        kind.STAGE.removeprefix("sparse-"): kind
+        for kind in (
+            *(SparseKeys, SparseRow, SparseBundles, SparseReady, SparseUpdate, SparseList, SparseUnmask),
+            *(Nonce, Check, State),
+        )
+    }
+)
+"""Stage -> class, in the order of a round."""

@@ -11,10 +11,16 @@ from types import MappingProxyType
 from typing import ClassVar, Final
 
 from protocol import canonical
+from protocol.many_silos import COLLUDING, FAILURE_BITS, LOST, MOST_SILOS, PRIVACY_BITS
 from protocol.secure_aggregation.parameters import RoundParameters
 from protocol.secure_aggregation.sparse.bounds import Neighbourhood, neighbours
 
 PROTOCOL: Final = "consilium-secagg-sparse/1"
+
+
+def promised(n: int) -> Neighbourhood:
+    """The neighbourhood of every study of n silos: what many_silos.py promises. Raises: ValueError where there is none."""
+    return neighbours(n, colluding=COLLUDING, lost=LOST, privacy_bits=PRIVACY_BITS, failure_bits=FAILURE_BITS)
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,12 @@ class SparseParameters(RoundParameters):
     """
 
     sparse_from: int = 64
-    colluding: Fraction = Fraction(1, 5)
-    lost: Fraction = Fraction(1, 10)
-    privacy_bits: int = 40
-    failure_bits: int = 30
+    colluding: Fraction = COLLUDING
+    lost: Fraction = LOST
+    privacy_bits: int = PRIVACY_BITS
+    failure_bits: int = FAILURE_BITS
 
-    MOST_SILOS: ClassVar[int] = 4096
+    MOST_SILOS: ClassVar[int] = MOST_SILOS
 
     def __post_init__(self) -> None:
         super().__post_init__()

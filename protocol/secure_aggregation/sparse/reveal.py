@@ -18,7 +18,7 @@ SUMMED: Final = "summed"
 
 
 class SparseReveal(SparseAttempt):
-    """`sign_list()`, `unmask()`."""
+    """`sign_list()` or `accept_list()`, `unmask()`."""
 
     # --- 6. list -----------------------------------------------------------------------------------------------------
 
@@ -40,17 +40,7 @@ class SparseReveal(SparseAttempt):
             self._secrets("sign_list()")
             self._records.need("update", "sign_list()")
             near, ready = self._neighbours("sign_list()"), self._records.need("ready", "sign_list()")
-            found = self._read_set(claim, leaves, near["halves"], "list")
-            if set(found.values()) != {SUMMED}:
-                raise ProtocolViolation(
-                    "BAD_MESSAGE", "an entry of the list says neither that a silo is summed nor not"
-                )
-            del found[self.silo]
-            members = sorted(found.keys() & near["halves"].keys())
-            if not set(members) <= set(ready["members"]) or claim.size > ready["size"]:
-                raise ProtocolViolation("OUTSIDE_PARENT", "the list reaches outside the ready set")
-            self._check_known(found, "list")
-            self._check_row(members, near["row"], "list")
+            members = self._read_list(claim, leaves)
             self._check_updates(ready["root"], set(members) & set(near["drew"]), update_envelopes)
             facts = self._facts(claim, ready)
             record = self._records.read("list")
@@ -69,6 +59,53 @@ class SparseReveal(SparseAttempt):
             if record["facts"] != facts:
                 raise ProtocolViolation("SECOND_LIST", "this silo already signed another list in this round")
             return envelope_in(record["sent"])
+
+    def accept_list(self, claim: Claim, leaves: Iterable[Leaf], list_envelopes: Iterable[Envelope]) -> None:
+        """Take the list without having signed it: for a silo that came back after the others did. Spends (study, round).
+
+        It reveals no share for it, but may open its second nonce and send its check word. What t of its row signed is
+        what a silo that signed itself would have revealed shares for. A silo that signed this very list does nothing.
+
+        Parameters:
+            leaves: as for `sign_list`.   list_envelopes: as for `unmask`.
+
+        Raises:
+            ProtocolViolation: TWO_LISTS (it signed or took another one), and what `sign_list` and `unmask` raise.
+            StudyPaused: as `sign_list`.
+        """
+        with self._lock:
+            self._secrets("accept_list()")
+            self._records.need("update", "accept_list()")
+            near, ready = self._neighbours("accept_list()"), self._records.need("ready", "accept_list()")
+            members = self._read_list(claim, leaves)
+            facts = self._facts(claim, ready)
+            record = self._records.read("list") or self._records.read("accepted")
+            if record is None:
+                wanted = (ready["root"], ready["size"], claim.root, claim.size)
+                self._check_signatures(wanted, set(members) & set(near["row"]), list_envelopes)
+                record = {"facts": facts, "members": members}
+                self._ledger.spend(self.parameters.round, self._model(), facts, final=True)
+                self._records.write("accepted", record)
+            if record["facts"] != facts:
+                raise ProtocolViolation("TWO_LISTS", "this is not the list that this silo signed or took")
+
+    def _read_list(self, claim: Claim, leaves: Iterable[Leaf]) -> list[str]:
+        """This silo's neighbours in a list that it can accept. Raises: as `sign_list`."""
+        near, ready = self._neighbours("sign_list()"), self._records.need("ready", "sign_list()")
+        found = self._read_set(claim, leaves, near["halves"], "list")
+        if set(found.values()) != {SUMMED}:
+            raise ProtocolViolation("BAD_MESSAGE", "an entry of the list says neither that a silo is summed nor not")
+        del found[self.silo]
+        members = sorted(found.keys() & near["halves"].keys())
+        if not set(members) <= set(ready["members"]) or claim.size > ready["size"]:
+            raise ProtocolViolation("OUTSIDE_PARENT", "the list reaches outside the ready set")
+        self._check_known(found, "list")
+        self._check_row(members, near["row"], "list")
+        return members
+
+    def _listed(self, call: str) -> dict[str, Any]:
+        """The record of the list that this silo signed or took."""
+        return self._records.read("list") or self._records.need("accepted", call)
 
     def _check_updates(self, ready_set: str, owners: set[str], envelopes: Iterable[Envelope]) -> None:
         root = self._root("sign_list()")
@@ -114,7 +151,9 @@ class SparseReveal(SparseAttempt):
             self._secrets("unmask()")
             signed = self._records.need("list", "unmask()")
             near, ready = self._neighbours("unmask()"), self._records.need("ready", "unmask()")
-            self._check_signatures(signed, set(signed["members"]) & set(near["row"]), list_envelopes)
+            facts = signed["facts"]
+            wanted = (ready["root"], ready["size"], facts["members"][0], facts["size"])
+            self._check_signatures(wanted, set(signed["members"]) & set(near["row"]), list_envelopes)
             record = self._records.read("unmask")
             if record is None:
                 shares = self._records.need("bundles", "unmask()")["shares"]
@@ -131,21 +170,19 @@ class SparseReveal(SparseAttempt):
                 self._records.write("unmask", record)
             return envelope_in(record["sent"])
 
-    def _check_signatures(self, signed: Mapping[str, Any], row: set[str], envelopes: Iterable[Envelope]) -> None:
-        own = SparseList.parse(envelope_in(signed["sent"]).payload)
+    def _check_signatures(
+        self, wanted: tuple[str, int, str, int], row: set[str], envelopes: Iterable[Envelope]
+    ) -> None:
+        """t of the row signed the list `wanted`: root and size of R and of itself."""
+        root = self._root("unmask()")
         signers: set[str] = set()
         for envelope in envelopes:
-            message = open_signed(self.parameters, SparseList, envelope, own.roster)
+            message = open_signed(self.parameters, SparseList, envelope, root)
             if message.silo not in row:
                 raise ProtocolViolation("NOT_NEIGHBOUR", f"{self.silo} did not draw {message.silo}")
             if message.silo in signers:
                 raise ProtocolViolation("TWICE", f"{message.silo} stands twice among the signatures")
-            if (message.ready_set, message.ready_size, message.members, message.size) != (
-                own.ready_set,
-                own.ready_size,
-                own.members,
-                own.size,
-            ):
+            if (message.ready_set, message.ready_size, message.members, message.size) != wanted:
                 raise ProtocolViolation("TWO_LISTS", f"{message.silo} signed another list; nothing is revealed")
             signers.add(message.silo)
         t = self.parameters.neighbourhood.t

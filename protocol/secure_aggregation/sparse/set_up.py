@@ -16,6 +16,7 @@ from protocol.secure_aggregation.sparse import boxes, graph
 from protocol.secure_aggregation.sparse.attempt import SparseAttempt, open_signed
 from protocol.secure_aggregation.sparse.boxes import SECRET_BYTES, Content, Parcel
 from protocol.secure_aggregation.sparse.messages import SparseBundles, SparseKeys, SparseReady, SparseRow
+from protocol.secure_aggregation.sparse.nonces import ready_value
 from protocol.secure_aggregation.sparse.trees import Claim, Leaf
 from protocol.signing import Envelope
 
@@ -255,6 +256,7 @@ class SparseSetUp(SparseAttempt):
             list_hash=self._binding("list", own["list"]),
             list_box=box,
             senders=tuple(seeds),
+            nonce=self._binding("nonce 2", own["nonces"][1]),
         )
         return {
             "seeds": {sender: canonical.b64(seed) for sender, seed in seeds.items()},
@@ -277,7 +279,8 @@ class SparseSetUp(SparseAttempt):
             bundles = self._records.need("bundles", "accept_ready()")
             near = self._neighbours("accept_ready()")
             found = self._read_set(claim, leaves, near["halves"], "ready set")
-            if found.pop(self.silo) != envelope_in(bundles["sent"]).digest:
+            sent = envelope_in(bundles["sent"])
+            if found.pop(self.silo) != ready_value(sent.digest, SparseReady.parse(sent.payload).nonce):
                 raise ProtocolViolation("OTHER_MESSAGE", f"the ready set holds another message of {self.silo}")
             self._check_known(found, "ready set")
             members = sorted(found.keys() & near["halves"].keys())

@@ -32,6 +32,10 @@ class Claim:
         if not canonical.is_digest(self.root) or type(self.size) is not int:
             raise ProtocolViolation("BAD_CLAIM", "a set is stated by its root, sha256:<64 hex digits>, and its size")
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"root": self.root, "size": self.size}
+
 
 @dataclass(frozen=True)
 class Leaf:

@@ -28,6 +28,7 @@ from protocol.secure_aggregation.parameters import SketchTerms
 from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
+from tests.platform.federation.played_many import ManySteps
 
 TABLE = (TensorSpec("layer.weight", (8, 16)), TensorSpec("layer.bias", (8,)), TensorSpec("norm.mean", (4,), "local"))
 BINS = 8
@@ -72,6 +73,7 @@ class PlayedSilo:
         self.sums: dict[str, np.ndarray] = {}
         self.sent: list[tuple[str, str]] = []
         self.answers: list[dict[str, Any]] = []
+        self.given: dict[str, dict[str, dict[str, Any]]] = {}
 
     @property
     def row(self) -> Any:
@@ -139,6 +141,9 @@ class PlayedSilo:
             unverified=aggregation.check_words == "optional",
         )
 
+    def machine_for(self, task: dict[str, Any]) -> SiloRound:
+        return SiloRound(self.parameters(task), silo=self.name, key=self.key, journal=self.journal)
+
     def on_announce(self, task: dict[str, Any]) -> None:
         key = task["round"]
         if key in self.announced:
@@ -147,9 +152,7 @@ class PlayedSilo:
         if task["model"] is not None and task["model"] not in self.states:
             body = self.ask("GET", f"models/{task['model']}").body
             self.states[task["model"]] = ModelState.from_bytes(body)
-        machine = self.rounds[key] = SiloRound(
-            self.parameters(task), silo=self.name, key=self.key, journal=self.journal
-        )
+        machine = self.rounds[key] = self.machine_for(task)
         if task["purpose"] in self.refuses:
             self.refuse(key, self.refuses[task["purpose"]])
         elif task["purpose"] == "initial":
@@ -167,7 +170,7 @@ class PlayedSilo:
     def refuse(self, key: str, sentence: str) -> None:
         task = self.announced[key]
         message = messages.Refusal(
-            ctx=self.parameters(task).ctx.hex(),
+            ctx=self.parameters(task).attempt_ctx.hex(),
             silo=self.name,
             roster=None,
             reasons=(messages.Reason("COHORT_SMALL", sentence),),
@@ -176,7 +179,7 @@ class PlayedSilo:
 
     def heartbeat(self, key: str, stage: str = "training") -> None:
         message = messages.Heartbeat(
-            ctx=self.parameters(self.announced[key]).ctx.hex(),
+            ctx=self.parameters(self.announced[key]).attempt_ctx.hex(),
             silo=self.name,
             roster=None,
             stage=stage,
@@ -195,7 +198,7 @@ class PlayedSilo:
 
     def on_ready(self, task: dict[str, Any]) -> None:
         key, machine = task["round"], self.rounds[task["round"]]
-        machine.accept_ready(map(Envelope.from_dict, task["ready"]))
+        self.take_ready(task)
         if "chunks" in self.stops_before:
             self.dead = True
             return
@@ -204,6 +207,9 @@ class PlayedSilo:
         machine.begin_update(words, tail)
         self.upload(key)
         self.post(key, "update", machine.finish_update())
+
+    def take_ready(self, task: dict[str, Any]) -> None:
+        self.rounds[task["round"]].accept_ready(map(Envelope.from_dict, task["ready"]))
 
     def of_model(self, key: str) -> tuple[Any, Any]:
         """Table and scales of the model that a round trains."""
@@ -293,6 +299,10 @@ class PlayedSilo:
         self.post(key, "state", self.rounds[key].sign_state(state.digest))
 
 
+class ManySilo(ManySteps, PlayedSilo):
+    """A hospital's node in a study of many."""
+
+
 class Network:
     """A study that enough hospitals approve, its rows, and the silos that play it."""
 
@@ -305,7 +315,8 @@ class Network:
         self.update_bound = settings.pop("update_bound", 1.0)
         names = [f"site-{number}" for number in range(1, n + 1)]
         keys = {name: SigningKey.generate() for name in names}
-        self.silos = {name: PlayedSilo(self, name, key) for name, key in keys.items()}
+        kind = ManySilo if n >= settings.get("sparse_from", 64) else PlayedSilo
+        self.silos = {name: kind(self, name, key) for name, key in keys.items()}
         home = Organisation.objects.create(slug="office", name="Network office", country="DE")
         owner = User.objects.create_user("researcher")
         self.study = Study.objects.create(title="A study", owner=owner, organisation=home, state="active")
@@ -473,7 +484,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
             "error_feedback": settings.get("error_feedback", False),
             "sketch": settings.get("sketch", False),
             "check_words": settings.get("check_words", "required"),
-            "sparse_from": 64,
+            "sparse_from": settings.get("sparse_from", 64),
             "drawn": settings.get("drawn"),
         },
         "privacy": {"mode": "none"},

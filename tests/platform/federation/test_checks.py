@@ -130,7 +130,7 @@ def test_no_message_is_taken_before_its_stage(network):
     world = network(4, sketch=True)
     world.play(until=training)
     tried = 0
-    for stage in (stage for stage in ORDER if stage != Stage.SUM):
+    for stage in (stage for stage in ORDER if stage not in (Stage.SUM, Stage.ROW)):
         world.play(until=at(stage))
         assert world.round.stage == stage
         silo, item = world.silos["site-1"], world.round
@@ -140,7 +140,8 @@ def test_no_message_is_taken_before_its_stage(network):
                 with pytest.raises(Refused, match="OUT_OF_STAGE"):
                     send(silo, item.key, kind, message)
                 tried += 1
-    assert tried == len(TAKES) * (len(TAKES) - 1) // 2
+    few = len(TAKES) - 1  # `row` is never waited for among few; it is tried once, at the start
+    assert tried == few * (few - 1) // 2 + 1
 
 
 def test_no_message_but_a_late_one_is_taken_after_its_stage(network):

@@ -9,13 +9,15 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
+from protocol import canonical
 from protocol.secure_aggregation.sparse import Parcel, SparseCoordinator, SparseParameters, SparseRound
 from protocol.signing import Envelope, SigningKey
 
 MODEL = "sha256:" + "a" * 64
 MANIFEST = "sha256:" + "b" * 64
 STEPS = ("keys", "row", "bundles", "ready", "update", "list", "unmask")
-CLOSED_BEFORE = {"row": "roster", "bundles": "graph", "update": "ready", "list": "list"}
+LAST = ("nonce", "check", "verify")
+CLOSED_BEFORE = {"row": "roster", "bundles": "graph", "update": "ready", "list": "list", "check": "nonces"}
 
 
 @cache
@@ -31,7 +33,9 @@ class SparseWorld:
 
     steps = STEPS
 
-    def __init__(self, journal: type, n: int = 12, *, words: int = 40, tail: int = 3, seed: int = 0, **other) -> None:
+    def __init__(
+        self, journal: type, n: int = 12, *, words: int = 40, tail: int = 3, seed: int = 0, small: bool = False, **other
+    ) -> None:
         self.silos = tuple(f"site-{number:03}" for number in range(n))
         self.keys = {name: key_of(number) for number, name in enumerate(self.silos, start=1)}
         settings = {
@@ -55,10 +59,12 @@ class SparseWorld:
         self.settings = settings | other
         self.journals = {name: journal() for name in self.silos}
         draw = np.random.default_rng(seed)
+        # Check words are over whole numbers, so a sum that they hold must not wrap around.
+        low, high, last = (-1000, 1000, 1000) if small else (0, 2**32, 2**64)
         self.updates = {
             name: (
-                draw.integers(0, 2**32, words, dtype="<u4", endpoint=False),
-                draw.integers(0, 2**64, tail, dtype="<u8", endpoint=False),
+                draw.integers(low, high, words).astype("<u4"),
+                draw.integers(0, last, tail, dtype="<u8", endpoint=False),
             )
             for name in self.silos
         }
@@ -71,7 +77,8 @@ class SparseWorld:
         self.hood = self.parameters.neighbourhood
         self.coordinator = SparseCoordinator(self.parameters)
         self.machines = {name: self.rebuild(name) for name in self.silos}
-        self.mail: dict[str, dict[str, Envelope]] = {step: {} for step in STEPS}
+        self.mail: dict[str, dict[str, Envelope]] = {step: {} for step in (*STEPS, *LAST[:2])}
+        self.verified: dict[str, bool] = {}
         self.parcels: dict[str, dict[str, Parcel]] = {name: {} for name in self.silos}
         self.chunks: dict[str, list[bytes]] = {}
         self.closed: set[str] = set()
@@ -114,13 +121,23 @@ class SparseWorld:
             return machine.finish_update()
         if step == "list":
             return machine.sign_list(*self.set_for("list", name), portal.updates_for(name))
-        return machine.unmask(portal.lists_for(name))
+        if step == "unmask":
+            return machine.unmask(portal.lists_for(name))
+        if step == "nonce":
+            machine.agree(portal.members("list"))
+            return machine.open_nonce(self.published)
+        return machine.send_check(portal.opened_nonces)
 
     def step(self, step: str, name: str) -> None:
+        if step == "verify":
+            checks = [self.mail["check"][each] for each in sorted(self.mail["check"])]
+            self.verified[name] = self.machines[name].verify_sum(checks, [self.body.view("<i4")], self.tail)
+            return
         envelope = self.mail[step][name] = self.answer(step, name)
-        taken = getattr(self.coordinator, f"take_{step}")(envelope)
+        late = (self.published,) if step in LAST else ()
+        taken = getattr(self.coordinator, f"take_{step}")(*late, envelope)
         if step == "bundles":
-            for receiver, parcel in taken.items():
+            for receiver, parcel in taken[1].items():
                 self.parcels[receiver][name] = parcel
 
     def play(self, *steps: str, who: Iterable[str] | None = None) -> SparseWorld:
@@ -139,6 +156,23 @@ class SparseWorld:
         return self
 
     # --- the sum -----------------------------------------------------------------------------------------------------
+
+    def publish(self, *, add: int = 0) -> SparseWorld:
+        """Make the sum and its digest. add: what a portal that lies adds to the first word."""
+        removal = self.coordinator.recover()
+        chunks = []
+        for k in range(self.parameters.chunk_count):
+            kind, start, stop = self.parameters.chunk_range(k)
+            dtype = "<u4" if kind == "body" else "<u8"
+            total = np.zeros(stop - start, dtype=dtype)
+            for name in removal.members:
+                total += np.frombuffer(self.chunks[name][k], dtype=dtype)
+            removal.subtract(k, total)
+            chunks.append(total)
+        self.body, self.tail = chunks
+        self.body[0] += add
+        self.published = canonical.digest(self.body.tobytes() + self.tail.tobytes())
+        return self
 
     def assert_sum(self, names: Iterable[str]) -> None:
         """The unmasked sum is the plain sum over exactly `names`."""

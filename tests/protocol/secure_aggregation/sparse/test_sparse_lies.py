@@ -18,6 +18,7 @@ from protocol.secure_aggregation.sparse.messages import (
     SparseUnmask,
     SparseUpdate,
 )
+from protocol.secure_aggregation.sparse.nonces import ready_value
 from protocol.secure_aggregation.sparse.trees import Tree
 
 ME = "site-000"
@@ -36,6 +37,11 @@ def leaves(this, tree: Tree, name: str = ME, also=()):
     """The entries that a silo needs, out of a portal's own tree."""
     near = {leaf.silo for leaf in this.coordinator.leaves_for("roster", name)} | set(also)
     return tree.claim, [tree.leaf(other) for other in sorted(near)]
+
+
+def value_of(ready) -> str:
+    """The value of a leaf of R, from the signed message."""
+    return ready_value(ready.digest, SparseReady.parse(ready.payload).nonce)
 
 
 def journal_of(this) -> dict[str, bytes]:
@@ -270,7 +276,7 @@ def test_ready_set_with_a_silo_whose_bundle_was_not_opened_is_refused(sparse, re
     parcels = {name: parcel for name, parcel in this.parcels[ME].items() if name != lost}
     this.parcels[ME] = parcels
     this.play("ready")
-    everybody = Tree(this.parameters, {name: envelope.digest for name, envelope in this.mail["ready"].items()})
+    everybody = Tree(this.parameters, {name: value_of(this.mail["ready"][name]) for name in this.silos})
     refused("NOT_OPENED", this.machines[ME].accept_ready, *leaves(this, everybody))
 
 
@@ -513,7 +519,7 @@ def test_coordinator_refuses_messages_that_do_not_fit_their_sets(sparse, refused
     refused("OTHER_SET", portal.take_unmask, none)
 
 
-READY = ("self_hash", "list_hash", "list_box", "senders")
+READY = ("self_hash", "list_hash", "list_box", "senders", "nonce")
 
 
 def test_wrong_shares_name_their_sender_and_only_it(sparse):
