@@ -36,7 +36,6 @@ def text(lines: Lines) -> str:
         _QUIET, _damage(main, quiet, attacker),
         _DIRECTIONS, _directions(main, attacker),
         _GAINS.format(**settings), _gains(main, attacker),
-        _conclusion(main, attacker),
     ]  # fmt: skip
     for other, its in list(runs.items())[1:]:
         parts += [
@@ -44,6 +43,7 @@ def text(lines: Lines) -> str:
             _damage(its, [*gross, *quiet], other),
             _directions(its, other),
         ]
+    parts.append(_conclusion(runs))
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
@@ -214,21 +214,24 @@ def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def _conclusion(lines: Lines, attacker: str) -> str:
-    chosen = [line for line in lines if line["kind"] == "directions"]
-    longest = max(line["rounds"] for line in chosen)
-    last = [line for line in chosen if line["rounds"] == longest]
-    attacked = [line for line in last if line["attack"] != "none"]
-    honest = [_lowest(line["silos"], "cosine") for line in last if line["attack"] == "none"]
-    gains = [line for line in lines if line["kind"] == "gains"]
+def _conclusion(runs: dict[str, list[dict[str, Any]]]) -> str:
+    main = next(iter(runs))
+    lowest, honest = [], []
+    for attacker, lines in runs.items():
+        chosen = [line for line in lines if line["kind"] == "directions"]
+        last = [line for line in chosen if line["rounds"] == max(other["rounds"] for other in chosen)]
+        attacked = [_lowest(line["silos"], "cosine") for line in last if line["attack"] != "none"]
+        lowest.append(f"{attacked.count(attacker)} of {len(attacked)} runs with {attacker} as the attacker")
+        if attacker == main:
+            honest = [_lowest(line["silos"], "cosine") for line in last if line["attack"] == "none"]
+    gains = [line for line in runs[main] if line["kind"] == "gains"]
     flips = [line["silos"] for line in gains if line["attack"] in ("sign_flip", "label_flip")]
     plain = [gain["difference"] / gain["error"] for line in gains if line["attack"] == "none"
              for gain in line["silos"].values()]  # fmt: skip
     return _CONCLUSION.format(
-        lowest=sum(_lowest(line["silos"], "cosine") == attacker for line in attacked),
-        runs=len(attacked),
+        lowest=", ".join(lowest),
         without=", ".join(f"{silo} in {honest.count(silo)} of {len(honest)}" for silo in sorted(set(honest))),
-        found=sum(_lowest(silos, "difference") == attacker for silos in flips),
+        found=sum(_lowest(silos, "difference") == main for silos in flips),
         flips=len(flips),
         farthest=abs(min(plain)),
     )
@@ -315,17 +318,20 @@ Seeds: {seeds}.
 _CONCLUSION = """
 ## What can't be told apart
 
-- **Who pulls the wrong way, by direction.** Over all attacked rounds, the attacker has the lowest cosine in {lowest} of {runs}
-  runs with a quiet attack, and an honest silo in all others. Without an attacker it is the hospital with one class
-  ({without}). A silo that flips signs or labels pulls most against whoever resembles it most, here the other half of its own
-  hospital, and that honest half then looks as bad or worse. More rounds make the cosines surer and do not change this: a low
-  cosine says that two hospitals disagree, not which of them is wrong.
+- **Who pulls the wrong way, by direction.** Quiet attacks in which the attacker has the lowest cosine of all, over all attacked
+  rounds: {lowest}.
+  In the others an honest silo has it; without an attacker the hospital with one class ({without}). A silo that flips
+  signs or labels pulls most against whoever resembles it most. Where that is the other half of its own hospital, the honest
+  half looks as bad or worse; only where nobody resembles it do flipped signs, after some rounds, leave it lowest. More rounds
+  make the cosines surer, but a low cosine says that two hospitals disagree, not which of them is wrong.
 - **Who does harm, by the gain**: better, but only where participation was drawn at random, after many rounds, and not for
   certain. Among runs with flipped signs or labels the attacker has the lowest gain in {found} of {flips}, and an honest silo
   in the others. Without any attacker an honest silo's gain still lies up to {farthest:.1f} of its standard errors below zero: a
   hospital that is merely different can lower the mean as well.
 - **A backdoor** has the cosine and the gain of an honest silo, and the model keeps its AUC; only somebody who tries the right
-  patch can see it. **Noise and an old update** have an honest cosine too; they cost about what the silo's absence costs.
+  patch can see it. **Noise and an old update** have an honest cosine too; they cost no more than the silo's absence.
+- **Whether leaving out was worth it.** The model then goes without the silo's images (the column "AUC with the check"). Where no
+  other hospital is like it, that can cost more than a threefold honest update would have done.
 
 So the check ends gross attacks at once and limits quiet ones to what one honest update's length can do; a person who sees a low
 cosine or a loss over many rounds may pause a silo and ask. No machine does.

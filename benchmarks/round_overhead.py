@@ -49,7 +49,7 @@ def constant_plan(d: int, rounds: int) -> dict[str, Any]:
         "strategy": {"name": "fedavg", "server_lr": 1.0},
         "personalisation": "none",
         "frozen": [],
-        "stopping": {"max_rounds": rounds, "patience": None, "min_delta": 0.0},
+        "stopping": {"max_rounds": rounds, "patience": None, "min_delta": 0.0, "worse_by": None},
         "evaluation": {"bins": 64},
         "initial": {"kind": "seed", "seed": 1},
     }

@@ -53,7 +53,7 @@ def demo_plan(
         "strategy": {"name": "fedavg", "server_lr": 1.0},
         "personalisation": "none",
         "frozen": [],
-        "stopping": {"max_rounds": max_rounds, "patience": patience, "min_delta": min_delta},
+        "stopping": {"max_rounds": max_rounds, "patience": patience, "min_delta": min_delta, "worse_by": None},
         "evaluation": {"bins": bins},
         "initial": {"kind": "seed", "seed": seed},
     }

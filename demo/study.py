@@ -16,7 +16,7 @@ def draft(
     title: str,
     summary: str,
     min_patients: int = 10,
-    clip_norm: float = 20.0,
+    clip_norm: float = 2.0,
     round_seconds: int = 600,
 ) -> dict[str, Any]:
     """A study's draft for `silos`; three hospitals at least must be in every sum. Purpose: health research, not commercial."""

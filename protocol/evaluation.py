@@ -8,8 +8,13 @@ that no count of patients or images leaves, not even inside the mask. The tail i
     word 2           1 where the silo's test images hold both classes, else 0
     word 3, word 4   AUC * 2^30, rounded, and the square of that word's AUC * 2^30; both 0 without both classes
     word 5 ...       histogram of class 0, then of class 1, `bins` words each
+    the last 3       random numbers below 2^50, which mean nothing
 
-Sums of tails over silos are sums of words (mod 2^64; 254 silos stay far below it). What the sum says of one silo: with
+The random words blind the silo's check word (secure_aggregation/check_word.py): without them the few numbers of a small
+hospital's evaluation could be guessed until one fits it. 150 random bits, hashed to 61, leave the hash within 2^-44 of
+uniform, whatever the rest is.
+
+Sums of tails over silos are sums of words (mod 2^64; 4,096 silos stay below it). What the sum says of one silo: with
 two silos that have an AUC, each can work out the other's from the mean; with one, the mean would be that hospital's own
 number, so it is withheld, and the spread is withheld below three.
 """
@@ -17,6 +22,7 @@ number, so it is withheld, and the spread is withheld below three.
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +46,7 @@ from protocol.metrics import (
 
 __all__ = [
     "AUC_UNIT",
+    "BLINDS",
     "FRONT",
     "LOSS_CAP",
     "LOSS_UNIT",
@@ -66,6 +73,9 @@ TOTAL: Final = 2**20
 """The total of one silo's histograms, both classes together."""
 FRONT: Final = 5
 """Words before the histograms."""
+BLINDS: Final = 3
+"""Random words after the histograms."""
+BLIND_BITS: Final = 50
 LOSS_UNIT: Final = 2**20
 LOSS_CAP: Final = 1024.0
 """A mean loss above this is reported as this."""
@@ -91,7 +101,7 @@ class Evaluation:
 
 def tail_length(bins: int) -> int:
     """Words of a tail with `bins` bins a class."""
-    return FRONT + 2 * check_bins(bins)
+    return FRONT + 2 * check_bins(bins) + BLINDS
 
 
 def normalise(counts: ArrayLike) -> Histograms:
@@ -122,11 +132,12 @@ def encode_tail(*, loss: float | None, auc: float | None, histograms: ArrayLike)
     Parameters: loss: mean loss over its test images, from 0 on; None where there was nothing to score. auc: its own
     AUC, 0 to 1; None where one class is missing. histograms: counts or normalised, [2, bins]; they are normalised here
     in any case, so that no count can slip through.
-    Returns: uint64[tail_length(bins)].
+    Returns: uint64[tail_length(bins)]; another one with each call, for its random words.
     Raises: EvaluationError where the parts contradict each other or are not numbers.
     """
     shares = normalise(histograms)
     tail = np.zeros(tail_length(shares.shape[1]), dtype="<u8")
+    tail[-BLINDS:] = [secrets.randbits(BLIND_BITS) for _ in range(BLINDS)]
     if not shares.any():
         if loss is not None or auc is not None:
             raise EvaluationError("a loss or an AUC without any score")
@@ -140,7 +151,7 @@ def encode_tail(*, loss: float | None, auc: float | None, histograms: ArrayLike)
             raise EvaluationError("an AUC lies from 0 to 1 and needs scores of both classes")
         fixed = round(auc * AUC_UNIT)
         tail[2:FRONT] = 1, fixed, (fixed * fixed) // AUC_UNIT
-    tail[FRONT:] = shares.reshape(-1)
+    tail[FRONT:-BLINDS] = shares.reshape(-1)
     return tail
 
 
@@ -148,11 +159,20 @@ def decode_tail(summed: ArrayLike, n: int) -> Evaluation:
     """What the sum of the tails of `n` silos says.
 
     Raises: EvaluationError where the words cannot be the sum of n tails (more silos than n, histograms of another
-    total, an AUC above 1): the aggregate must then not be used.
+    total, an AUC above 1, squares that no AUCs have, random words beyond their range): the aggregate must then not be
+    used.
     """
-    raw = np.asarray(summed)
-    if raw.ndim != 1 or raw.dtype != np.dtype("<u8") or raw.size < FRONT + 4 or (raw.size - FRONT) % 2:
-        raise EvaluationError("a tail is a row of uint64 words: 5, and two histograms")
+    row = np.asarray(summed)
+    if (
+        row.ndim != 1
+        or row.dtype != np.dtype("<u8")
+        or row.size < FRONT + 4 + BLINDS
+        or (row.size - FRONT - BLINDS) % 2
+    ):
+        raise EvaluationError("a tail is a row of uint64 words: 5, two histograms, and 3")
+    raw, blinds = row[:-BLINDS], row[-BLINDS:]
+    if int(blinds.max()) > n * (2**BLIND_BITS - 1):
+        raise EvaluationError("the tail's random words are out of range")
     bins = (raw.size - FRONT) // 2
     tail_length(bins)
     silos, loss, with_auc, auc_sum, square_sum = (int(word) for word in raw[:FRONT])
@@ -160,6 +180,10 @@ def decode_tail(summed: ArrayLike, n: int) -> Evaluation:
         raise EvaluationError("the tail counts more silos than are in the sum")
     if loss > silos * LOSS_CAP * LOSS_UNIT or max(auc_sum, square_sum) > with_auc * AUC_UNIT:
         raise EvaluationError("the tail's loss or AUC is out of range")
+    # Of numbers from 0 to 1 the squares sum to no more than they do, and to no less than the mean's would. (Each square is
+    # rounded down.)
+    if square_sum > auc_sum or auc_sum * auc_sum > with_auc * (square_sum + with_auc) * AUC_UNIT:
+        raise EvaluationError("the tail's AUCs and their squares do not fit together")
     if int(raw[FRONT:].max()) > silos * TOTAL or int(raw[FRONT:].sum()) != silos * TOTAL:
         raise EvaluationError("the tail's histograms do not have the total of that many silos")
     mean = auc_sum / (with_auc * AUC_UNIT) if with_auc else 0.0

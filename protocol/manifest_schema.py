@@ -124,12 +124,16 @@ class Strategy(Part):
 
 
 class Stopping(Part):
-    """Training ends after max_rounds, or once the metric has not risen by min_delta for `patience` rounds (null: "
-    "never)."""
+    """Training ends after max_rounds, or once the metric has not risen by min_delta for `patience` rounds (null: never).
+
+    worse_by: a model whose mean AUC lies by more than this below the best earlier one leads to a proposal to go back to
+    that one, on which people decide (null: never).
+    """
 
     max_rounds: int = Field(ge=1, le=10_000)
     patience: int | None = Field(ge=1, le=10_000)
     min_delta: float = Field(ge=0, le=1)
+    worse_by: float | None = Field(gt=0, le=1)
 
 
 class EvaluationPlan(Part):

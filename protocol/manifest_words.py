@@ -237,8 +237,8 @@ def _sketch(manifest: Manifest) -> str:
 
 def _check_word(manifest: Manifest) -> str:
     words = (
-        "After the sum is fixed each hospital shows one number of 61 bits about its update, a check word. Together the "
-        "check words show whether the published sum is the sum of what the hospitals sent."
+        "After the sum is fixed each hospital shows one number, a check word, which says nothing about its update by itself. "
+        "Together the check words show whether the published sum is the sum of what the hospitals sent."
     )
     if manifest.aggregation.check_words == "required":
         return f"{words} A sum for which one check word never comes is thrown away, and the round with it."
@@ -328,11 +328,17 @@ def _duration(manifest: Manifest) -> str:
         if stopping.patience is not None
         else ""
     )
+    back = (
+        f" When the result of a model lies more than {stopping.worse_by:g} below the best before it, going back to that one "
+        "is proposed; the network's admin decides, and each hospital for itself."
+        if stopping.worse_by is not None
+        else ""
+    )
     return (
         f"From {day(manifest.dates.start)} to {day(manifest.dates.end)}, at most {count(stopping.max_rounds, 'round')} "
         f"of at most {duration(manifest.limits.round_seconds)} each, and up to "
         f"{duration(manifest.limits.unmask_seconds)} more each for the unmasking and for the two steps that check the "
-        f"sum.{early} A hospital can withdraw at any "
+        f"sum.{early}{back} A hospital can withdraw at any "
         "time; the next round then runs without it."
     )
 

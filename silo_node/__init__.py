@@ -8,7 +8,7 @@
     sum_check.py            the published sum, held against what all members sent before it is used
     gate.py                 "may this round run?" - one function, all checks, before any image is opened
     approvals.py            what the steward signs
-    pauses.py, resumes.py   a study that was paused here, and the steward's signed resume
+    pauses.py, resumes.py   a study that waits here, and the steward's signed resume
     egress.py               the only module that sends; everything is signed, counted and logged
     journal.py              what survives kill -9, and is destroyed when a round ends
     evidence_log.py         the silo's own audit log

@@ -20,9 +20,7 @@ def resume(
     folder: Folder = None,
     study: Annotated[str, typer.Argument(help="The study's id, st-...")] = "",
     passphrase_file: PassphraseFile = None,
-    reason: Annotated[
-        str, typer.Option(help="Why the rounds failed and why it may go on; part of what is signed.")
-    ] = "",
+    reason: Annotated[str, typer.Option(help="Why the study may go on; part of what is signed.")] = "",
     yes: Annotated[bool, typer.Option(help="Do not ask whether this is what you want.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -14,7 +14,8 @@ of the blocks in `check`:
      9. The stewards' approvals hold: who, how many, for this manifest, policy and match, now, not revoked.
     10. The portal's log holds the approval, in a checkpoint that continues the last one seen here.
     11. Limits: rounds, networks, participants.
-    12. The model that goes in carries enough of the participants' signatures, and is none that came before another one.
+    12. The model that goes in carries enough of the participants' signatures, and is none that came before another one,
+        unless the stewards have signed that the study may go back to it.
     13. The opt-out list was loaded freshly, and the cohort of today is large enough.
 
 Each refusal is a code and a sentence that a person understands; both go to the portal, so neither names a patient or an
@@ -36,11 +37,12 @@ from protocol.canonical import CanonicalError
 from protocol.manifest import Manifest, ManifestError, parse_manifest, study_facts
 from protocol.messages import MessageError, State
 from protocol.policy import PolicyDocument, load_closure, match, match_digest, policy_facts
+from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
 from silo_node import documents, opt_out_registry, pauses, portal_log
-from silo_node.announcement import Announcement, Origin, context
+from silo_node.announcement import Announcement, context
 from silo_node.config import Config
 from silo_node.errors import Refused
 from silo_node.files import read_json
@@ -179,11 +181,6 @@ def evaluated_key(study: str, model: str) -> str:
     return f"evaluated/{study}/{model}"
 
 
-def made_key(study: str, origin: Origin) -> str:
-    """The journal's note that this silo has joined a round on a model that was made there; sorts by age."""
-    return f"made/{study}/{origin.number:010}/{origin.attempt:010}"
-
-
 def words_of(reasons: object) -> str:
     """The reasons of a match as sentences in a row."""
     return " ".join(reason.sentence for reason in reasons)  # type: ignore[attr-defined]
@@ -245,7 +242,9 @@ def _limits(announcement: Announcement, manifest: Manifest, approved: Approved, 
         # Counted are the models that this silo has trained on: a round that failed is done again on the same model.
         trained = set(node.journal.keys(trained_key(manifest.study, "")))
         trained.add(trained_key(manifest.study, announcement.model or ""))
-        if len(trained) > rounds:
+        # Going back to a model trains on it once more.
+        returns = (StudyLedger(node.journal, manifest.study).front() or {"returns": 0})["returns"]
+        if len(trained) + returns > rounds:
             raise Refused("LIMIT_MAX_ROUNDS", f"{rounds} rounds of training are approved here, and all are done.")
     if announcement.purpose == "evaluate":
         # The steward was told of one such round; when it failed it is done again on the same model.
@@ -299,11 +298,19 @@ def _made_in(announcement: Announcement, contexts: set[str]) -> None:
 
 
 def _not_older(announcement: Announcement, node: Node) -> None:
-    """A study's model only goes forward. A portal that goes back to one that was left could have it trained again, beside
-    another cohort, and compare."""
-    seen = node.journal.keys(f"made/{announcement.study}/")
-    if announcement.origin is not None and seen and seen[-1] > made_key(announcement.study, announcement.origin):
-        raise Refused("MODEL_OLDER", "The model is older than one on which this silo has already worked in this study.")
+    """A study's model only goes forward, unless a steward has signed that it goes back to exactly this one. Raises: Refused
+    (MODEL_OLDER), for which the study waits here (pauses.py)."""
+    origin = announcement.origin
+    if origin is None or announcement.model is None:
+        return
+    try:
+        StudyLedger(node.journal, announcement.study).check_age(announcement.model, origin.number, origin.attempt)
+    except ProtocolViolation as error:
+        raise Refused(
+            error.code,
+            f"The model that round {origin.number} made is older than one on which this silo has already worked in this "
+            "study. Only a steward of this hospital can let the study go back to it (`silo resume`).",
+        ) from error
 
 
 def _signers(

@@ -4,13 +4,13 @@
     FOLDER/resumes/STUDY/*.json         every resume that stewards signed
 
 `silo run` writes the first, and takes up the second when it hears of the next round. The note is for people: what may be
-signed is decided by the journal alone, which knows the lists, and which resume ended the counting of which.
+signed is decided by the journal alone, which knows the lists and the age of the models, and which resume ended what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -30,12 +30,18 @@ from silo_node.node import Node
 PAUSED: Final = "STUDY_PAUSED"
 OTHER_LIST: Final = "OTHER_LIST_UNMASKED"
 """Only rounds with other silos than before are refused; the gate lets the study's rounds begin."""
+OLDER: Final = "MODEL_OLDER"
+"""The portal goes back to a model that this silo's study has left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
     """Why a study waits. model: digest; None in a note that says no more than that it is paused. signed: the lists,
-    {"round", "members"}, oldest first."""
+    {"round", "members"}, oldest first.
+
+    Where the study would go back to `model`: back: `StudyLedger.front`; made: the (round, attempt) that made `model`;
+    asked: the round that was to start from it.
+    """
 
     study: str
     code: str
@@ -44,11 +50,20 @@ class Pause:
     lists: int = 0
     unmasked: int = 0
     signed: tuple[Mapping[str, Any], ...] = ()
+    back: Mapping[str, int] | None = None
+    made: tuple[int, int] | None = None
+    asked: int | None = None
 
     def covered_by(self, statement: Resume) -> bool:
         """Whether the statement is about exactly these lists."""
-        mine = (self.study, self.model, self.lists, self.unmasked)
-        return mine == (statement.study, statement.model, statement.lists, statement.unmasked)
+        mine = (self.study, self.model, self.lists, self.unmasked, self.back)
+        return mine == (statement.study, statement.model, statement.lists, statement.unmasked, statement.back)
+
+    @property
+    def lost(self) -> str:
+        """The rounds whose models going back throws away, in words."""
+        first, last = (self.made or (0, 0))[0] + 1, (self.asked or 1) - 1
+        return f"round {first}" if first >= last else f"rounds {first} to {last}"
 
 
 def read(config: Config, study: str) -> Pause | None:
@@ -58,7 +73,9 @@ def read(config: Config, study: str) -> Pause | None:
         return None
     if not isinstance(value, dict):
         return Pause(study=study, code=PAUSED, sentence="its note can't be read.")
-    known = {name: value[name] for name in ("model", "lists", "unmasked") if name in value}
+    known = {name: value[name] for name in ("model", "lists", "unmasked", "back", "asked") if name in value}
+    if value.get("made") is not None:
+        known["made"] = tuple(value["made"])
     signed = tuple(value.get("signed", ()))
     sentence = str(value.get("sentence", ""))
     return Pause(study=study, code=str(value.get("code", PAUSED)), sentence=sentence, signed=signed, **known)
@@ -70,12 +87,20 @@ def every(config: Config) -> list[Pause]:
     return [pause for pause in found if pause is not None]
 
 
-def note(node: Node, announcement: Announcement, error: ProtocolViolation) -> None:
+def note(node: Node, announcement: Announcement, error: ProtocolViolation | Refused) -> None:
     """Keep why a study waits, and record it. Nothing for an error that no steward can lift. Raises: DiskFull."""
-    if error.code not in (PAUSED, OTHER_LIST) or announcement.model is None:
+    if error.code not in (PAUSED, OTHER_LIST, OLDER) or announcement.model is None:
         return
-    before = read(node.config, announcement.study)
-    now = _as_it_is(node, announcement.study, announcement.model, error.code, error.sentence)
+    before, origin = read(node.config, announcement.study), announcement.origin
+    now = Pause(study=announcement.study, code=error.code, sentence=error.sentence, model=announcement.model)
+    if error.code == OLDER and origin is not None:
+        now = replace(now, made=(origin.number, origin.attempt), asked=announcement.number)
+        sentence = (
+            f"round {now.asked} goes back to the model that round {origin.number} made ({now.model}); what {now.lost} made "
+            "is thrown away"
+        )
+        now = replace(now, sentence=sentence)
+    now = _as_it_is(node, now)
     if now == before:
         return
     node.evidence.record(
@@ -83,7 +108,7 @@ def note(node: Node, announcement: Announcement, error: ProtocolViolation) -> No
         subject=("study", announcement.study, announcement.manifest),
         reasons=[error.code],
         refs={"model": announcement.model},
-        data={"lists": now.lists, "unmasked": now.unmasked},
+        data={"lists": now.lists, "unmasked": now.unmasked, **_back(now)},
     )
     _keep(node.config, now)
 
@@ -93,7 +118,8 @@ def take_up(node: Node, announcement: Announcement, *, now: datetime | None = No
 
     Verification:
       1. The stewards whom trust.json names now signed it, as many people as it asks for.
-      2. For this silo, this study, and the lists as the journal has them; it was not taken up before (`resume`).
+      2. For this silo, this study, and the lists and the newest model as the journal has them; it was not taken up before
+         (`resume`).
 
     Raises: Refused (RESUME_NOT_VALID): then the study still waits. DiskFull.
     """
@@ -104,14 +130,11 @@ def take_up(node: Node, announcement: Announcement, *, now: datetime | None = No
     if pause.code == OTHER_LIST and pause.model != announcement.model:
         _note(config, pause.study).unlink(missing_ok=True)  # the model state that it was about is over
         return None
-    ledger = StudyLedger(node.journal, pause.study)
-    counts = ledger.counts(pause.model)
-    if any(counts.values()) and ledger.resumed_at(pause.model) == counts:
+    if _goes_on(node, pause):
         _in_force(node, pause, {})  # a crash came between the journal's row and the end of the note
         return None
-    if counts != {"lists": pause.lists, "unmasked": pause.unmasked}:
-        # What the steward has to sign next is what the journal has now.
-        _keep(config, _as_it_is(node, pause.study, pause.model, pause.code, pause.sentence))
+    if (now_is := _as_it_is(node, pause)) != pause:
+        _keep(config, now_is)  # what the steward has to sign next is what the journal has now
     problem = ""
     for envelope in signed_for(config, pause):
         try:
@@ -158,10 +181,27 @@ def signed_for(config: Config, pause: Pause) -> list[Envelope]:
     return found
 
 
-def _as_it_is(node: Node, study: str, model: str, code: str, sentence: str) -> Pause:
-    ledger = StudyLedger(node.journal, study)
-    signed = tuple(ledger.lists(model))
-    return Pause(study=study, code=code, sentence=sentence, model=model, signed=signed, **ledger.counts(model))
+def _goes_on(node: Node, pause: Pause) -> bool:
+    """Whether the journal has it already that this pause is over."""
+    ledger, model = StudyLedger(node.journal, pause.study), str(pause.model)
+    if pause.made is not None:
+        try:
+            ledger.check_age(model, *pause.made)
+        except ProtocolViolation:
+            return False
+        return True
+    counts = ledger.counts(model)
+    return any(counts.values()) and ledger.resumed_at(model) == counts
+
+
+def _as_it_is(node: Node, pause: Pause) -> Pause:
+    ledger, model = StudyLedger(node.journal, pause.study), str(pause.model)
+    back = ledger.front() if pause.made is not None else None
+    return replace(pause, signed=tuple(ledger.lists(model)), back=back, **ledger.counts(model))
+
+
+def _back(pause: Pause) -> dict[str, int]:
+    return {} if pause.made is None else {"made_in": pause.made[0]}
 
 
 def _in_force(node: Node, pause: Pause, refs: Mapping[str, str]) -> None:
@@ -169,7 +209,7 @@ def _in_force(node: Node, pause: Pause, refs: Mapping[str, str]) -> None:
         "study.resumed",
         subject=("study", pause.study, None),
         refs={"model": str(pause.model), **refs},
-        data={"step": "in force", "lists": pause.lists, "unmasked": pause.unmasked},
+        data={"step": "in force", "lists": pause.lists, "unmasked": pause.unmasked, **_back(pause)},
     )
     _note(node.config, pause.study).unlink(missing_ok=True)
 
@@ -179,5 +219,6 @@ def _note(config: Config, study: str) -> Path:
 
 
 def _keep(config: Config, pause: Pause) -> None:
-    value = {name: getattr(pause, name) for name in ("code", "sentence", "model", "lists", "unmasked")}
+    names = ("code", "sentence", "model", "lists", "unmasked", "back", "made", "asked")
+    value = {name: getattr(pause, name) for name in names}
     write_json(_note(config, pause.study), {**value, "signed": list(pause.signed)})

@@ -41,6 +41,8 @@ def waiting(config: Config, study: str) -> Pause:
 
 def risk(pause: Pause, silo: str) -> list[str]:
     """What a steward must know before signing, as sentences."""
+    if pause.made is not None:
+        return _risk_of_going_back(pause, silo)
     said = [
         f"For one model state ({pause.model}) this silo has signed {pause.lists} lists of hospitals and helped to unmask "
         f"{pause.unmasked} of them, and no new model came of it."
@@ -52,12 +54,6 @@ def risk(pause: Pause, silo: str) -> list[str]:
         "Each unmasked list gives the portal one sum. Two sums for the same model that differ by one hospital give away "
         "that hospital's update: it is their difference. An update can tell things about single patients."
     )
-    apart = [
-        f"The lists of rounds {one['round']} and {other['round']} differ by one hospital only: {name}"
-        + (", which is this one." if name == silo else ".")
-        for one, other in combinations(pause.signed, 2)
-        for name in _only_difference(one, other)
-    ]
     if by_root:
         same = len({tuple(row["members"]) for row in pause.signed}) == 1
         said.append(
@@ -67,7 +63,7 @@ def risk(pause: Pause, silo: str) -> list[str]:
             "may be one hospital."
         )
     else:
-        said += apart or ["No two of these lists differ by one hospital only; the next one may."]
+        said += _apart(pause, silo) or ["No two of these lists differ by one hospital only; the next one may."]
     said += [
         "Rounds fail for honest reasons: a network, a full disk, a hospital that went away. A portal that plays false makes "
         "them fail until it has two such sums. Ask its admin and the other hospitals what happened before you sign.",
@@ -75,6 +71,49 @@ def risk(pause: Pause, silo: str) -> list[str]:
         "Without it the study stays where it is at this hospital, and nothing more is revealed.",
     ]
     return said
+
+
+def _risk_of_going_back(pause: Pause, silo: str) -> list[str]:
+    made = (pause.made or (0, 0))[0]
+    said = [
+        f"Round {pause.asked} is to start again from an older model, {pause.model}, which round {made} made. What "
+        f"{pause.lost} made since is thrown away."
+    ]
+    said += [f"This silo signed a list for that model before. Round {row['round']}: {', '.join(row['members'])}."
+             for row in pause.signed] or ["This silo has signed no list of hospitals for that model before."]  # fmt: skip
+    said += [
+        f"It helped to unmask {pause.unmasked} of them: each unmasked list gives the portal one sum."
+        if pause.signed
+        else "A later list gives the portal one more sum."
+    ]
+    said += [
+        "Training again from the same model gives nearly the same updates again, so the new sum is close to the earlier one. "
+        "Where the two are over different hospitals, their difference is, nearly, the update of those that are in one only: "
+        "if that is one hospital, its update alone. An update can tell things about single patients. Over the same hospitals "
+        "the difference is mostly chance.",
+        "So ask which hospitals go along before you sign: where one that was in the earlier sum stays away, the rest give "
+        "away nearly what that one sent; where yours is the only new one, yours.",
+        "A model gets worse for honest reasons, and for false scores of one hospital. A portal that plays false can say it "
+        "without any. The figures, the rounds between and who decided are on the study's results page; ask the network's admin "
+        "and the other hospitals.",
+    ]
+    said += _apart(pause, silo)
+    said += [
+        "A resume lets the study go back to exactly this model at this silo, once, and lets the silo sign up to "
+        f"{MAX_LISTS} further lists for it, also of other hospitals than before. It counts as a round of training towards "
+        "the limit that was approved. Without it no further round of this study runs at this hospital."
+    ]
+    return said
+
+
+def _apart(pause: Pause, silo: str) -> list[str]:
+    """Which two lists differ by one silo only, as sentences."""
+    return [
+        f"The lists of rounds {one['round']} and {other['round']} differ by one hospital only: {name}"
+        + (", which is this one." if name == silo else ".")
+        for one, other in combinations(pause.signed, 2)
+        for name in _only_difference(one, other)
+    ]
 
 
 def pending(config: Config, pause: Pause, now: datetime) -> tuple[Envelope, Resume, frozenset[str]] | None:
@@ -135,6 +174,7 @@ def _statement(config: Config, pause: Pause, reason: str) -> Resume:
         model=str(pause.model),
         lists=pause.lists,
         unmasked=pause.unmasked,
+        back=pause.back,
         reason=reason,
     )
 

@@ -6,17 +6,27 @@ from protocol.evaluation import tail_length
 from protocol.manifest import Manifest
 from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms
 from protocol.secure_aggregation.scales import Segments
+from protocol.secure_aggregation.sketch import LEAST_WORDS
 from protocol.secure_aggregation.sparse import SparseParameters
 from silo_node.announcement import Announcement
+from silo_node.errors import Refused
 
 
 def round_parameters(announcement: Announcement, manifest: Manifest, segments: Segments) -> RoundParameters:
     """`SparseParameters` where the manifest says so, whatever the portal asks for.
 
-    segments: the scales of the model that is trained, none where nothing is. Raises: ValueError.
+    segments: the scales of the model that is trained, none where nothing is.
+
+    Raises: ValueError. Refused (SKETCH_OF_TOO_FEW) where a sketch would show single numbers of the update.
     """
     aggregation = manifest.aggregation
     words = sum(size for size, _ in segments)
+    if aggregation.sketch and 0 < words < LEAST_WORDS:
+        raise Refused(
+            "SKETCH_OF_TOO_FEW",
+            f"The study trains {words:,} numbers and asks for sketches: of fewer than {LEAST_WORDS:,} a sketch would show "
+            "single ones. It must train more of its network, or do without the sketch check.",
+        )
     common = {
         "study": announcement.study,
         "manifest": announcement.manifest,

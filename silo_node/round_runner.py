@@ -27,6 +27,7 @@ from protocol.evaluation import EvaluationError, encode_tail
 from protocol.messages import Heartbeat, Metrics, Reason, seal
 from protocol.model_state import ModelState, StateError, table_from_list
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.secure_aggregation.quantise import QuantisationError, clip, quantise
 from protocol.secure_aggregation.records import Records
@@ -39,7 +40,7 @@ from silo_node import error_feedback, logs
 from silo_node.announcement import Announcement
 from silo_node.error_feedback import ErrorFeedback
 from silo_node.errors import PortalRefused, Refused
-from silo_node.gate import Permission, evaluated_key, made_key, trained_key
+from silo_node.gate import Permission, evaluated_key, trained_key
 from silo_node.model_store import ModelStore
 from silo_node.node import Node
 from silo_node.refusals import TOO_LATE, Proof, send_refusal
@@ -128,7 +129,8 @@ class RoundRunner:
         note = trained_key if self.announcement.purpose == "train" else evaluated_key
         self._node.journal.put(note(self.announcement.study, self.announcement.model or ""), b"1")
         if self.announcement.origin is not None:
-            self._node.journal.put(made_key(self.announcement.study, self.announcement.origin), b"1")
+            origin, ledger = self.announcement.origin, StudyLedger(self._node.journal, self.announcement.study)
+            ledger.work_on(self.announcement.model or "", origin.number, origin.attempt)
         self._train()
         self.stage = "training"
         self._post("keys", envelope)

@@ -311,7 +311,7 @@ class Sync:
             raise error
         if isinstance(error, PortalRefused) and error.status in PASSING:
             raise error
-        if isinstance(error, ProtocolViolation):
+        if isinstance(error, ProtocolViolation) or (isinstance(error, Refused) and error.code == pauses.OLDER):
             try:
                 pauses.note(self.node, announcement, error)
             except DiskFull as full:

@@ -8,6 +8,7 @@ Round 1 --- n SumChunk       the pieces of the sum that are done
 Round 1 --- 1 RoundResult    what the masked tail said about the model that came in
 Study 1 --- n GlobalModel    the models, number 0 first
 Study 1 --- n UploadedModel  what its owner uploaded for it to start from
+Study 1 --- n Rollback       proposals to go back to an earlier model, and what people decided
 Study 1 --- 1 StudyRun       how many rounds failed in a row, and why training ended
 """
 
@@ -291,6 +292,74 @@ class SiloMetric(models.Model):
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("round", "silo"), name="metric_once"),)
+
+
+class Rollback(models.Model):
+    """A model of a study got worse: the proposal to go back to the best one before it, and what became of it.
+
+    Fields:
+        model: that got worse; back_to: the best model before it; round: whose evaluation said so.
+        auc_micro, best_micro: securely summed mean AUC of both; error_micro: standard error of their difference, null where
+            the sums do not give it. All in millionths.
+        again: the later model that was as good again, where the proposal was withdrawn for that.
+        reason: of the person who decided; entry: the newest evidence entry about this proposal.
+        first_round: the first round that was announced from `back_to`; newest: number of the newest model then, so that
+            those up to it are left behind. Both null until then.
+    """
+
+    class State(models.TextChoices):
+        """open -> withdrawn (by itself), dismissed or rolled back (by a person)."""
+
+        OPEN = "open", "waits for the network's admin"
+        WITHDRAWN = "withdrawn", "withdrawn: a later model was as good again"
+        DISMISSED = "dismissed", "dismissed"
+        ROLLED_BACK = "rolled_back", "rolled back"
+
+    study = models.ForeignKey("governance.Study", on_delete=models.PROTECT, related_name="rollbacks")
+    model = models.ForeignKey(GlobalModel, on_delete=models.PROTECT, related_name="+")
+    back_to = models.ForeignKey(GlobalModel, on_delete=models.PROTECT, related_name="+")
+    round = models.ForeignKey(Round, on_delete=models.PROTECT, related_name="rollbacks")
+    auc_micro = models.PositiveIntegerField()
+    best_micro = models.PositiveIntegerField()
+    error_micro = models.PositiveIntegerField(null=True)
+    state = models.CharField(max_length=11, choices=State, default=State.OPEN)
+    proposed_at = models.DateTimeField(default=timezone.now)
+    decided_at = models.DateTimeField(null=True)
+    decided_by = models.ForeignKey("organisations.User", on_delete=models.PROTECT, null=True, related_name="+")
+    reason = models.TextField(blank=True, default="")
+    again = models.ForeignKey(GlobalModel, on_delete=models.PROTECT, null=True, related_name="+")
+    entry = models.ForeignKey("evidence.Entry", on_delete=models.PROTECT, related_name="+")
+    first_round = models.ForeignKey(Round, on_delete=models.PROTECT, null=True, related_name="begins_again")
+    newest = models.PositiveIntegerField(null=True)
+
+    class Meta:
+        ordering = ("study_id", "pk")
+        constraints = (
+            models.UniqueConstraint(fields=("study",), condition=models.Q(state="open"), name="rollback_one_open"),
+        )
+
+    def __str__(self) -> str:
+        return f"roll-back {self.pk} ({self.state})"
+
+    @property
+    def auc(self) -> float:
+        """Mean AUC of the model that got worse."""
+        return self.auc_micro / 1e6
+
+    @property
+    def best_auc(self) -> float:
+        """Mean AUC of the best model before it."""
+        return self.best_micro / 1e6
+
+    @property
+    def drop(self) -> float:
+        """By how much the mean AUC fell."""
+        return (self.best_micro - self.auc_micro) / 1e6
+
+    @property
+    def error(self) -> float | None:
+        """Its standard error; None where the sums do not give it."""
+        return None if self.error_micro is None else self.error_micro / 1e6
 
 
 def round_key(study: str, number: int, attempt: int) -> str:

@@ -16,6 +16,7 @@ from federation.check_report import CheckReport, check_report
 from federation.lanes import Lane, Track, draw
 from federation.models import GlobalModel, Purpose, Round, RoundResult, Seat, SiloMetric, Stage
 from federation.plots import Point, interval
+from federation.selectors.branches import left_behind
 from governance.models import Study
 from governance.pages_selectors import manifest_content, visible_studies
 from portal.access import Person
@@ -122,7 +123,8 @@ def _refusal_words(envelope: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """A study's quality. `points`: one a model that was scored; `final`: the last of them; `shared`: silo -> own AUC."""
+    """A study's quality. `points`: one a model that was scored; `final`: the last result; `shared`: silo -> own AUC; `left`:
+    numbers of the models that a roll-back left behind."""
 
     points: list[Point]
     final: RoundResult | None
@@ -130,6 +132,7 @@ class Results:
     shared: dict[str, float | None]
     withheld: list[str]
     hospitals: dict[str, str]
+    left: frozenset[int]
 
 
 def results_of(study: Study) -> Results:
@@ -137,7 +140,7 @@ def results_of(study: Study) -> Results:
     found = list(
         RoundResult.objects.filter(round__study=study, round__stage="finished")
         .select_related("round")
-        .order_by("model_number", "round__number", "round__attempt")
+        .order_by("round__number", "round__attempt")
     )
     metrics: dict[int, dict[str, float | None]] = {}
     for metric in SiloMetric.objects.filter(round__study=study).select_related("silo"):
@@ -167,6 +170,7 @@ def results_of(study: Study) -> Results:
         shared=dict(sorted(shared.items())),
         withheld=sorted(set(took_part) - set(shared)),
         hospitals=hospitals,
+        left=left_behind(study),
     )
 
 

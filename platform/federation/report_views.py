@@ -8,8 +8,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_GET
 
 from federation.check_report import whole_report
-from federation.models import Round, utc
-from federation.pages_selectors import models_of, results_of
+from federation.models import Rollback, Round, utc
+from federation.pages_selectors import results_of
+from federation.rollback_report import rollbacks_of
+from federation.selectors.branches import model_next
 from governance.models import Study
 from governance.views import study_for
 from organisations.permissions import role_required
@@ -25,7 +27,7 @@ def study_report(request: HttpRequest, pk: str) -> HttpResponse:
 def report_of(study: Study) -> dict[str, Any]:
     """The report; times are RFC 3339 UTC, AUC between 0 and 1, null where it can't be computed or is not shared."""
     results = results_of(study)
-    newest = models_of(study).first()
+    newest = model_next(study)
     rounds = Round.objects.filter(study=study).select_related("result").order_by("number", "attempt")
     return {
         "study": study.pk,
@@ -39,7 +41,22 @@ def report_of(study: Study) -> dict[str, Any]:
             "per_silo": results.shared,
             "by_model": [{"model": point.number, "mean": point.mean} for point in results.points],
         },
+        "rollbacks": [_rollback(each) for each in rollbacks_of(study)],
         "rounds": [_round(item) for item in rounds],
+    }
+
+
+def _rollback(each: Rollback) -> dict[str, Any]:
+    """A proposal to go back; AUCs and their error in millionths, as in the log."""
+    return {
+        "state": each.state,
+        "model": each.model.number,
+        "back_to": each.back_to.number,
+        "round": each.round.key,
+        "auc_micro": each.auc_micro,
+        "best_micro": each.best_micro,
+        "error_micro": each.error_micro,
+        "first_round": each.first_round.key if each.first_round else None,
     }
 
 

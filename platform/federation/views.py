@@ -11,9 +11,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from evidence.selectors import newest_checkpoint, waiting_count
-from federation import lanes, pages_selectors, plots
+from federation import lanes, pages_selectors, plots, rollback_report
 from federation.check_report import together_of
 from federation.models import Purpose, Round, Stage
+from federation.selectors.branches import model_next
 from federation.services.sketches import left_out
 from federation.waiting import waiting_for
 from governance.models import Study, StudyState
@@ -137,7 +138,8 @@ def results(request: HttpRequest, pk: str) -> HttpResponse:
         "strip": plots.strip(found.shared, found.hospitals, found.final.auc_mean if found.final else None),
         "roc": plots.roc(found.final.histograms) if found.final else None,
         "models": models,
-        "newest_model": models[0] if models else None,
+        "newest_model": model_next(study),
+        "rollbacks": rollback_report.rollbacks_of(study),
         "may_download": may_download,
         "bytes": pages_selectors.bytes_of(study),
         "trained": pages_selectors.rounds_trained(study),
@@ -175,6 +177,8 @@ def _round_context(item: Round) -> dict[str, Any]:
         "now": timezone.now(),
         "parts": list(lanes.LABELS.items()),
         "result": getattr(item, "result", None),
+        "rollbacks": rollback_report.rollbacks_of(item.study_id, round=item),
+        "begins_again": item.begins_again.select_related("back_to").first(),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from federation.models import Rollback
+from federation.services.rollback import GOING_ON
 from governance.models import PolicyProposal, Study, StudyState
 from governance.pages_selectors import hospital_rows, silos_of, visible_studies, waiting_for_steward
 from organisations.models import Silo, SiloState
@@ -43,11 +45,18 @@ def _admin(person: Person) -> list[Section]:
         study.matches = [row.match for row in hospital_rows(study.manifest)] if study.manifest else []
     invited = Silo.objects.filter(state=SiloState.INVITED).select_related("organisation")
     paused = visible_studies(person).filter(state=StudyState.PAUSED)
+    worse = Rollback.objects.filter(study__in=visible_studies(person).filter(state__in=GOING_ON), state="open")
     return [
         Section(
             "admit", "Hospitals to admit", "No silo waits for its fingerprint to be confirmed.", list(silos_waiting())
         ),
         Section("review", "Studies to decide on", "No study waits for the network's decision.", submitted),
+        Section(
+            "rollback",
+            "Models that got worse",
+            "No study waits for a decision on going back.",
+            list(worse.select_related("study", "model", "back_to")),
+        ),
         Section("silent", "Silent silos", "Every active silo is in touch.", silos_silent()),
         Section("paused", "Paused studies", "No study is paused.", list(paused)),
         Section("invited", "Invited, not enrolled yet", "Every invited silo has enrolled.", list(invited)),

@@ -73,6 +73,7 @@ _FIELD_OF = {
     "plan.stopping.max_rounds": "max_rounds",
     "plan.stopping.patience": "patience",
     "plan.stopping.min_delta": "min_delta",
+    "plan.stopping.worse_by": "worse_by",
     "plan.evaluation": "bins",
     "plan.initial": "seed",
     "aggregation.min_roster": "min_roster",
@@ -198,6 +199,11 @@ class StudyForm(forms.Form):
         min_value=1, required=False, label="Stop after", help_text="Rounds without a gain. Left out: never early."
     )
     min_delta = forms.FloatField(label="A gain is", help_text="In AUC, from 0 to 1.")
+    worse_by = forms.FloatField(
+        required=False,
+        label="Worse is",
+        help_text="In AUC: so far below the best model, going back to it is proposed. Left out: never.",
+    )
     bins = forms.IntegerField(
         min_value=2, max_value=1024, label="Bins a class", help_text="Of the summed score histograms."
     )
@@ -260,7 +266,7 @@ class StudyForm(forms.Form):
         (
             "How it is trained",
             ("network", "network_args", "transforms", "loss", "optimiser", "lr", "weight_decay", "batch", "local_epochs",
-             "server_lr", "max_rounds", "patience", "min_delta", "bins", "seed"),
+             "server_lr", "max_rounds", "patience", "min_delta", "worse_by", "bins", "seed"),
         ),
         (
             "How it is protected",
@@ -338,6 +344,7 @@ class StudyForm(forms.Form):
                 "max_rounds": data["max_rounds"],
                 "patience": data["patience"],
                 "min_delta": data["min_delta"],
+                "worse_by": data["worse_by"],
             },
             "evaluation": {"bins": data["bins"]},
             "initial": self.pretrained or {"kind": "seed", "seed": data["seed"]},
@@ -420,7 +427,7 @@ def fields_of(draft: Mapping[str, Any]) -> dict[str, Any]:
         (plan, ("loss", "batch", "local_epochs")),
         (entry, ("channels", "window")),
         (optimiser, ("lr", "weight_decay")),
-        (stopping, ("max_rounds", "patience", "min_delta")),
+        (stopping, ("max_rounds", "patience", "min_delta", "worse_by")),
         (draft.get("aggregation", {}), _AGGREGATION),
         (limits, ("round_seconds", "unmask_seconds")),
         (dates, ("start", "end")),

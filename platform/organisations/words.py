@@ -91,6 +91,12 @@ _TABLE: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "unverified": ("unverified", WARN),
         "false": ("not believed", BAD),
     },
+    "rollback": {
+        "open": ("waits for the network's admin", WARN),
+        "withdrawn": ("withdrawn, as good again", OFF),
+        "dismissed": ("dismissed", OFF),
+        "rolled_back": ("went back", LIVE),
+    },
     "sketch": {"in": ("stays in", GOOD), "out": ("left out", WARN)},
     "lane": {
         "waiting": ("waiting", WAIT),

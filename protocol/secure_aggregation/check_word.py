@@ -4,7 +4,7 @@
 
 The coefficients come from the second nonces, which are opened only once the portal is bound to a sum. Then h of the
 published sum equals the sum of the silos' words, and for another sum it does with chance 2^-61 (universal hashing,
-Carter and Wegman 1979). It tells the others one word about each update.
+Carter and Wegman 1979). Three words of each tail are random (evaluation.py), so the word itself tells nothing.
 """
 
 from __future__ import annotations

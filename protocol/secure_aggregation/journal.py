@@ -6,6 +6,8 @@
     study/<study>/lists/<model>/<n>      every list signed for one model state
     study/<study>/unmasked/<model>/<n>   every list unmasked for it
     study/<study>/resumed/<model>/<n>    every steward's signed resume for it
+    study/<study>/made/<n>               which (round, attempt) made the models on which this silo worked; only newer ones
+    study/<study>/back/<n>               every steward's signed resume that let the study go back to an older model
 
 A put can only be made once, so no fact is ever overwritten; rows that grow are numbered.
 """
@@ -157,6 +159,56 @@ class StudyLedger:
         """The counts that the last resume named; zeros where there was none."""
         last = self._last(f"resumed/{model}") or {"lists": 0, "unmasked": 0}
         return {"lists": last["lists"], "unmasked": last["unmasked"]}
+
+    # --- the age of models: a study's model only goes forward, or back where a steward has signed it ------------------
+
+    def front(self) -> dict[str, int] | None:
+        """The (round, attempt) that made the newest model on which this silo worked, and how often stewards have let the
+        study go back: what a resume that goes back must name. None where this silo has worked on no model that was made.
+        """
+        newest = self._last("made")
+        return None if newest is None else {**newest, "returns": self._count("back")}
+
+    def check_age(self, model: str, number: int, attempt: int) -> None:
+        """Parameters: number, attempt: the round that made the model.
+
+        After a steward's resume went back to a model, that one and those made later are worked on; those made before are
+        older, and so are those that were left.
+
+        Raises: ProtocolViolation (MODEL_OLDER): a portal could have the model trained again beside another cohort, and
+            compare.
+        """
+        newest, back = self._last("made"), self._last("back")
+        if newest is None:
+            return
+        front, made = (newest["round"], newest["attempt"]), (number, attempt)
+        if back is not None and (back["round"], back["attempt"]) == front:
+            older = model != back["model"] and made <= front
+        else:
+            older = made < front
+        if older:
+            raise ProtocolViolation(
+                "MODEL_OLDER",
+                f"the model was made in round {number}.{attempt}, and this silo has already worked on that of round "
+                f"{front[0]}.{front[1]}; only a steward's signed resume goes back to it",
+            )
+
+    def work_on(self, model: str, number: int, attempt: int) -> None:
+        """Note that this silo works on a model, before it does. Raises: as `check_age`."""
+        self.check_age(model, number, attempt)
+        newest = self._last("made")
+        if newest is None or (number, attempt) > (newest["round"], newest["attempt"]):
+            self._append("made", {"round": number, "attempt": attempt})
+
+    def go_back(self, model: str, statement: str) -> None:
+        """From now on work on `model`, though it is older; `statement` is the digest of the steward's signed resume.
+
+        It holds until this silo works on a model that was made later than all before.
+        """
+        newest = self._last("made")
+        if newest is None:
+            raise ProtocolViolation("STALE_RESUME", "resume: this silo has worked on no model from which to go back")
+        self._append("back", {**newest, "model": model, "statement": statement})
 
     # --- numbered rows -----------------------------------------------------------------------------------------------
 

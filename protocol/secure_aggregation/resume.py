@@ -1,7 +1,8 @@
 """A steward's signed resume after a silo paused a study: it says which lists it looked at, so it counts once.
 
 What the steward is told before signing: each further list for the same model state gives a portal that plays false one
-more chance to learn the difference of two sums, which is the update of a hospital that is in one of them only.
+more chance to learn the difference of two sums, which is the update of a hospital that is in one of them only. So does
+training again from an older model, which gives nearly the same updates again: going `back` to one is signed in the same way.
 """
 
 from __future__ import annotations
@@ -18,20 +19,25 @@ from protocol.secure_aggregation.journal import Journal, StudyLedger
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_envelope, verify_envelope
 
 PAYLOAD_TYPE: Final = "application/vnd.consilium.resume+json"
-SCHEMA: Final = "consilium/resume/1"
+SCHEMA: Final = "consilium/resume/2"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FIELDS: Final = {"schema", "silo", "study", "model", "lists", "unmasked", "reason"}
+_FIELDS: Final = {"schema", "silo", "study", "model", "lists", "unmasked", "back", "reason"}
+_BACK: Final = {"round", "attempt", "returns"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """What a steward signs. `lists`, `unmasked`: `StudyLedger.counts` when the steward looked."""
+    """What a steward signs. `lists`, `unmasked`: `StudyLedger.counts` when the steward looked.
+
+    `back`: `StudyLedger.front` then, where the study goes back from there to `model`, which is older; else None.
+    """
 
     silo: str
     study: str
     model: str
     lists: int
     unmasked: int
+    back: Mapping[str, int] | None = None
     reason: str
 
     def to_payload(self) -> bytes:
@@ -44,6 +50,7 @@ class Resume:
                 "model": self.model,
                 "lists": self.lists,
                 "unmasked": self.unmasked,
+                "back": None if self.back is None else dict(self.back),
                 "reason": self.reason,
             }
         )
@@ -65,8 +72,12 @@ class Resume:
         if not canonical.is_digest(value["model"]):
             raise ProtocolViolation("BAD_RESUME", "resume.model: must be a digest, sha256:<64 hex digits>")
         for name in ("lists", "unmasked"):
-            if type(value[name]) is not int or value[name] < 0:
-                raise ProtocolViolation("BAD_RESUME", f"resume.{name}: must be a whole number of at least 0")
+            _check_whole(name, value[name])
+        if value["back"] is not None:
+            if not isinstance(value["back"], dict) or value["back"].keys() != _BACK:
+                raise ProtocolViolation("BAD_RESUME", f"resume.back: must be null, or {', '.join(sorted(_BACK))}")
+            for name, number in value["back"].items():
+                _check_whole(f"back.{name}", number)
         if not isinstance(value["reason"], str) or not value["reason"].strip():
             raise ProtocolViolation("BAD_RESUME", "resume.reason: must say why")
         del value["schema"]
@@ -83,8 +94,9 @@ def resume(
 ) -> Resume:
     """Let a paused study go on.
 
-    1. `threshold` stewards' signatures   2. for this silo and study   3. of the lists as they are now, so that one
-    statement resumes once   4. into the journal
+    1. `threshold` stewards' signatures   2. for this silo and study   3. of the lists as they are now, and of the newest
+    model where it goes back from that, so that one statement resumes once   4. into the journal; a crash between the two
+    rows leaves the study where it was, and the statement is taken up again
 
     Parameters:
         stewards: keyid -> public key (32 bytes) of the stewards whom this hospital trusts now.
@@ -103,16 +115,22 @@ def resume(
         raise ProtocolViolation("BAD_RESUME", "resume: it is for another silo or study")
     # 3
     ledger = StudyLedger(journal, study)
-    counts = ledger.counts(statement.model)
-    if (
-        counts != {"lists": statement.lists, "unmasked": statement.unmasked}
-        or ledger.resumed_at(statement.model) == counts
-    ):
+    counts, back = ledger.counts(statement.model), statement.back
+    used = ledger.resumed_at(statement.model) == counts if back is None else ledger.front() != back
+    if counts != {"lists": statement.lists, "unmasked": statement.unmasked} or used:
         raise ProtocolViolation(
             "STALE_RESUME",
             f"resume: it was signed over {statement.lists} lists, of which {statement.unmasked} were unmasked; "
-            f"now there are {counts['lists']} and {counts['unmasked']}, or they were resumed already",
+            f"now there are {counts['lists']} and {counts['unmasked']}, or they were resumed already"
+            + ("" if back is None else ", or the study has gone on or back since"),
         )
     # 4
     ledger.resume(statement.model, envelope.digest)
+    if back is not None:
+        ledger.go_back(statement.model, envelope.digest)
     return statement
+
+
+def _check_whole(name: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise ProtocolViolation("BAD_RESUME", f"resume.{name}: must be a whole number of at least 0")

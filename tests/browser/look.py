@@ -54,11 +54,13 @@ def _tour(accounts: dict[str, Any]) -> list[tuple[str, str | None, dict[str, str
         "results-sketched": "/studies/{running}/results/", "round-failed": "/studies/{running}/rounds/5.2/",
         "results": "/studies/{done}/results/", "study-evidence": "/studies/{running}/evidence/", "paused": "/studies/{paused}/",
         "policies": "/policies/", "evidence": "/evidence/", "verify": "/evidence/verify/", "mfa": "/account/2fa/",
-        "password": "/account/password/change/",
+        "password": "/account/password/change/", "rollback": "{rollback}", "rollback-go": "{rollback}go-back/",
+        "rollback-dismiss": "{rollback}dismiss/", "rollback-done": "{gone_back}",
     }  # fmt: skip
     return [
         ("ada", code, admin),
-        ("steward-north", code, {"waiting": "/", "study": "/studies/{asked}/", "hospitals": "/studies/{asked}/hospitals/",
+        ("steward-north", code, {"waiting": "/", "rollback-done": "{gone_back}",
+                                 "study": "/studies/{asked}/", "hospitals": "/studies/{asked}/hospitals/",
                                  "propose": "/policies/propose/", "refused": "/silos/invite/"}),
         ("rosa", None, {"waiting": "/", "draft": "/studies/{draft}/", "edit": "/studies/{draft}/edit/",
                         "json": "/studies/{draft}/edit/json/", "new": "/studies/new/", "submit": "/studies/{draft}/submit/",
@@ -79,6 +81,10 @@ def _links(page: Any, base: str) -> dict[str, str]:
     for key, title in titles.items():
         link = page.locator("tbody th a", has_text=title)
         found[key] = link.first.get_attribute("href").split("/")[2] if link.count() else "none"
+    for key, study in (("rollback", "running"), ("gone_back", "done")):
+        page.goto(f"{base}/studies/{found[study]}/results/")
+        link = page.locator(".note a", has_text="grounds")
+        found[key] = link.first.get_attribute("href") if link.count() else "/"
     for key, place in (("entry", "/evidence/?q=study.approved"), ("policy", "/policies/")):
         if page.goto(f"{base}{place}").status == 200:
             link = page.locator("tbody td a, tbody th a")

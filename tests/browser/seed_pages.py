@@ -156,7 +156,7 @@ def _studies(people: dict[str, Any], hospitals: dict[str, Any]) -> None:
     changed = dict(waiting.draft, summary="Find pneumonia on portable chest X-rays of adults and children.")
     changed["plan"] = changed["plan"] | {
         "local_epochs": 3,
-        "stopping": {"max_rounds": 30, "patience": 8, "min_delta": 0.002},
+        "stopping": {"max_rounds": 30, "patience": 8, "min_delta": 0.002, "worse_by": 0.03},
     }
     study_edit(actor=owner, study=waiting, title=waiting.title, draft=changed)
     waiting.refresh_from_db()
@@ -171,11 +171,17 @@ def _studies(people: dict[str, Any], hospitals: dict[str, Any]) -> None:
     manifest = agreed(running, every[:3])
     _start(running, owner)
     _rounds(running, manifest, every, trained=12, open_round=True)
+    _worse(running, round_number=12, back_to=6)
 
     done = draft("Cardiomegaly on posterior-anterior films", "Say whether the heart is enlarged.", every)
     manifest = agreed(done, every[:3])
     _start(done, owner)
     _rounds(done, manifest, every, trained=24, open_round=False)
+    back = _worse(done, round_number=12, back_to=8)
+    reason = "Three hospitals see it in their own figures, and a sum of these rounds stands unverified."
+    back.state, back.decided_by, back.decided_at, back.reason, back.newest = "rolled_back", ada, _now(), reason, 13
+    back.first_round = back.round.study.rounds.get(number=14)
+    back.save()
     _set(done, state="completed")
 
     asked = draft("Catheter position after surgery", "Say whether a central line ends where it should.", every[:3])
@@ -279,6 +285,33 @@ def _rounds(study: Any, manifest: Any, silos: list[str], *, trained: int, open_r
         before = made or before
     if open_round:
         _failed(study, manifest, rows, asked)
+
+
+def _worse(study: Any, *, round_number: int, back_to: int) -> Any:
+    """A proposal to go back: the model that came into this round scored worse."""
+    from django.db import transaction
+
+    from evidence.services import record
+    from federation.models import GlobalModel, Rollback, RoundResult
+    from portal.actors import SYSTEM, Subject
+
+    models = {each.number: each for each in GlobalModel.objects.filter(study=study)}
+    item = study.rounds.get(number=round_number)
+    before = RoundResult.objects.get(round__study=study, model_number=back_to)
+    for metric in item.metrics.all():
+        metric.auc_micro -= 120_000
+        metric.save()
+    RoundResult.objects.filter(round=item).update(auc_mean=before.auc_mean - 0.113, auc_pooled=before.auc_pooled - 0.1)
+    scores = {"auc_micro": int((before.auc_mean - 0.113) * 1e6), "best_micro": int(before.auc_mean * 1e6)}
+    with transaction.atomic():
+        entry = record(
+            type="rollback.proposed", actor=SYSTEM, subject=Subject("study", study.pk), data=scores,
+            refs={"model": models[round_number - 1].digest, "back_to": models[back_to].digest},
+        )  # fmt: skip
+    return Rollback.objects.create(
+        study=study, model=models[round_number - 1], back_to=models[back_to], round=item, entry=entry, error_micro=48_000,
+        **scores,
+    )  # fmt: skip
 
 
 def _checks(item: Any, rows: dict[str, Any], asked: list[str], sketched: bool, trained: int) -> None:

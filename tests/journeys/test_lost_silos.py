@@ -19,7 +19,7 @@ from protocol.model_state import ModelState
 from silo_node.training.constant import STEP
 
 pytestmark = pytest.mark.timeout(240)
-WEIGHTS = 5000
+WEIGHTS = 20_000
 
 
 def training_processes(network: Network, name: str) -> list[psutil.Process]:

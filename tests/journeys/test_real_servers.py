@@ -111,7 +111,7 @@ def test_a_study_completes_on_postgresql_and_redis(
     study = network.run_study(
         draft(
             silos=names,
-            plan=constant_plan(2000, 2),
+            plan=constant_plan(20_000, 2),
             modalities=["CR", "DX"],
             countries=[],
             title="Real servers",

@@ -14,6 +14,8 @@ from hypothesis.extra.numpy import arrays
 
 from protocol.evaluation import (
     AUC_UNIT,
+    BLIND_BITS,
+    BLINDS,
     FRONT,
     TOTAL,
     EvaluationError,
@@ -71,7 +73,7 @@ def test_no_count_of_patients_leaves(counts: Any, factor: int) -> None:
     if counts.any():
         assert np.abs(shares - counts * TOTAL / counts.sum()).max() <= 1
         tail = encode_tail(loss=0.5, auc=None, histograms=counts)
-        assert tail[FRONT:].sum() == TOTAL
+        assert tail[FRONT:-BLINDS].sum() == TOTAL
 
 
 @given(st.lists(st.tuples(COUNTS.map(lambda c: np.resize(c, (2, 6))), st.floats(0, 5)), min_size=1, max_size=6))
@@ -96,13 +98,21 @@ def test_the_sum_of_tails_gives_mean_spread_and_pooled_histograms(silos: list[tu
 
 def test_the_layout_of_the_tail_is_pinned() -> None:
     tail = encode_tail(loss=0.25, auc=0.75, histograms=[[3, 1], [0, 4]])
-    assert tail.dtype == np.dtype("<u8") and tail.size == tail_length(2) == 9
-    assert tail.tolist() == [1, 2**18, 1, 3 * 2**28, 9 * 2**26, 3 * 2**17, 2**17, 0, 2**19]
+    assert tail.dtype == np.dtype("<u8") and tail.size == tail_length(2) == 12
+    assert tail[:-BLINDS].tolist() == [1, 2**18, 1, 3 * 2**28, 9 * 2**26, 3 * 2**17, 2**17, 0, 2**19]
     assert encode_tail(loss=1e9, auc=None, histograms=[[1, 0], [0, 0]])[1] == 1024 * 2**20
 
 
+def test_random_words_blind_every_tail_and_their_sum_cannot_wrap_round() -> None:
+    tails = [encode_tail(loss=None, auc=None, histograms=np.zeros((2, 4), dtype=int)) for _ in range(200)]
+    blinds = np.array([tail[-BLINDS:] for tail in tails])
+    assert len(set(blinds.reshape(-1).tolist())) == blinds.size
+    assert blinds.max() < 2**BLIND_BITS and blinds.max() > 2 ** (BLIND_BITS - 1)
+    assert 4096 * 2**BLIND_BITS < 2**64
+
+
 def test_a_silo_that_could_not_evaluate_adds_nothing() -> None:
-    assert not encode_tail(loss=None, auc=None, histograms=np.zeros((2, 4), dtype=int)).any()
+    assert not encode_tail(loss=None, auc=None, histograms=np.zeros((2, 4), dtype=int))[:-BLINDS].any()
 
 
 def test_one_hospitals_own_auc_is_not_shown_as_a_mean() -> None:
@@ -148,22 +158,26 @@ def test_a_sum_that_cannot_be_right_is_refused() -> None:
         (1, 2**40, "out of range"),
         (3, AUC_UNIT + 1, "out of range"),
         (4, AUC_UNIT + 1, "out of range"),
+        (4, AUC_UNIT, "do not fit"),
+        (4, AUC_UNIT // 2, "do not fit"),
         (5, 1, "total"),
         (5, 2**63, "total"),
+        (9, 2**50, "random words"),
+        (11, 2**50, "random words"),
     ]:
         bad = good.copy()
         bad[position] = value
         with pytest.raises(EvaluationError, match=why):
             decode_tail(bad, 1)
     wrapped = good.copy()
-    wrapped[5:] = 2**62  # wraps round to 0 mod 2^64 when added up
+    wrapped[5:9] = 2**62  # wraps round to 0 mod 2^64 when added up
     with pytest.raises(EvaluationError, match="total"):
         decode_tail(wrapped, 1)
-    for shape in (good[:8], good[:7], good.astype("<i8"), good.reshape(3, 3)):
+    for shape in (good[:11], good[:10], good.astype("<i8"), good.reshape(3, 4)):
         with pytest.raises(EvaluationError, match="row of uint64"):
             decode_tail(shape, 1)
     with pytest.raises(EvaluationError, match="bins"):
-        decode_tail(np.zeros(FRONT + 2 * 1025, dtype="<u8"), 1)
+        decode_tail(np.zeros(FRONT + 2 * 1025 + BLINDS, dtype="<u8"), 1)
 
 
 def test_a_sum_of_no_silo_says_nothing() -> None:

@@ -53,7 +53,7 @@ def example() -> dict[str, Any]:
             "strategy": {"name": "fedavg", "server_lr": 1.0},
             "personalisation": "none",
             "frozen": [],
-            "stopping": {"max_rounds": 25, "patience": 5, "min_delta": 0.001},
+            "stopping": {"max_rounds": 25, "patience": 5, "min_delta": 0.001, "worse_by": 0.02},
             "evaluation": {"bins": 256},
             "initial": {"kind": "seed", "seed": 7},
         },
@@ -319,7 +319,7 @@ def test_the_study_is_told_in_words() -> None:
     assert "at least 30 such patients" in words["Images"] and "64 x 64 pixels" in words["Images"]
     assert "one masked vector of 32,000 numbers" in words["What leaves the hospital"]
     assert "At most 25 rounds" in words["What leaves the hospital"]
-    assert "517 numbers" in words["What leaves the hospital"]
+    assert "520 numbers" in words["What leaves the hospital"]
     assert "at least 3 hospitals" in words["What the portal can read"]
     assert "no differential privacy" in words["Privacy of patients"]
     assert "Hospital 4 (AT, silo site-4). Each counts the same" in words["Partners"]
@@ -395,7 +395,7 @@ def test_seven_partners_may_lose_two() -> None:
 def test_the_words_say_what_a_sketch_and_a_check_word_tell() -> None:
     without = words_of(example())["What the portal can read"]
     assert "sketch" not in without
-    assert "61 bits" in without and "is thrown away, and the round with it" in without
+    assert "says nothing about its update by itself" in without and "is thrown away, and the round with it" in without
     body = example()
     body["aggregation"].update(sketch=True, check_words="optional")
     words = words_of(body)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from protocol.secure_aggregation.sketch import LEAST_WORDS
 from silo_node import approvals
 from silo_node.config import Config
 from silo_node.keys import Keys
@@ -161,6 +162,7 @@ def ready(silo: SiloUnderTest, portal: PortalDouble) -> SiloUnderTest:
 def sketched(silo: SiloUnderTest, portal: PortalDouble) -> SiloUnderTest:
     """As `ready`, with the sketch check; the partners' updates are about as long as the silo's own (2^6 a word)."""
     portal.partner_word = 1 << 6
+    portal.parameters_count = LEAST_WORDS
     portal.make_study(aggregation={"sketch": True})
     silo.decide()
     return silo

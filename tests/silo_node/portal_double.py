@@ -474,6 +474,8 @@ class PortalDouble:
         self.clock_shift = 0.0
         self.holding = False
         """While true, no round follows the last one."""
+        self.back_to: str | None = None
+        """The model from which the next round starts, in place of the newest."""
         self.manifest_bytes = b""
         self.version = 0
         self.condition = threading.Condition(threading.RLock())
@@ -527,7 +529,7 @@ class PortalDouble:
                 "strategy": {"name": "fedavg", "server_lr": 1.0},
                 "personalisation": "none",
                 "frozen": [],
-                "stopping": {"max_rounds": self.rounds, "patience": None, "min_delta": 0.0},
+                "stopping": {"max_rounds": self.rounds, "patience": None, "min_delta": 0.0, "worse_by": None},
                 "evaluation": {"bins": 8},
                 "initial": {"kind": "seed", "seed": 1},
             },
@@ -606,7 +608,7 @@ class PortalDouble:
         last = self.played[-1]
         if self.holding or last.stage != "finished" or last.purpose == "evaluate":
             return
-        model = next(reversed(self.states))
+        model, self.back_to = self.back_to or next(reversed(self.states)), None
         purpose = "train" if last.number < self.rounds else "evaluate"
         self.played.append(self.play(last.number + 1, 1, purpose, model))
         self.changed()

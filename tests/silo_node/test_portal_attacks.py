@@ -10,10 +10,10 @@ import pytest
 from protocol import canonical
 from protocol.canonical import digest, unb64
 from protocol.messages import Reason, State, seal
-from protocol.secure_aggregation.journal import round_prefix
+from protocol.secure_aggregation.journal import StudyLedger, round_prefix
 from protocol.signing import sign_envelope
 from silo_node import gate
-from silo_node.announcement import Origin, context
+from silo_node.announcement import context
 from silo_node.egress import Answer
 from silo_node.errors import AnswerNotGenuine, Refused
 from silo_node.refusals import send_refusal
@@ -176,7 +176,7 @@ def test_a_model_that_came_before_one_on_which_this_silo_worked_is_refused(door)
         }
         return {"states": states, "origin": origin}
 
-    door.node.journal.put(gate.made_key(study, Origin(portal.manifest_digest, 9, 2, None)), b"1")
+    StudyLedger(door.node.journal, study).work_on("sha256:" + "9" * 64, 9, 2)
     for older in ((1, 1), (9, 1), (8, 12)):
         assert door.refused(door.announcement(20, **signed_in(*older))) == "MODEL_OLDER"
     for newer in ((9, 2), (9, 3), (10, 1)):

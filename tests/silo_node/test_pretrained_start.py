@@ -7,7 +7,10 @@ import pytest
 
 from protocol.initial_model import initial_state, pretrained_state
 from protocol.model_state import ModelState, StateError, TensorSpec
+from protocol.secure_aggregation.scales import FixedPoint
 from silo_node.model_store import ModelStore
+
+FIXED = FixedPoint(word_bits=32, fraction_bits=16, clip_norm=1.0, silos=4)
 
 
 def _begin(silo, portal, given):
@@ -45,13 +48,14 @@ def test_a_model_in_another_order_is_put_into_the_networks(silo, portal):
     node = silo.node()
     try:
         store = ModelStore(silo.config.models)
-        digest = store.make_pretrained(table, given.digest, node.egress, round_id="st-x.0.1")
+        digest = store.make_pretrained(table, given.digest, FIXED, node.egress, round_id="st-x.0.1")
         made = ModelState.load(store.path(digest))
         assert made.table == table and made.digest == digest == pretrained_state(table, given).digest
         assert np.array_equal(made.tensor("b"), given.tensor("b")) and np.array_equal(
             made.tensor("a"), given.tensor("a")
         )
         with pytest.raises(StateError, match="a: has the shape"):
-            store.make_pretrained((*table[:2], TensorSpec("a", (4,))), given.digest, node.egress, round_id="st-x.0.1")
+            other = (*table[:2], TensorSpec("a", (4,)))
+            store.make_pretrained(other, given.digest, FIXED, node.egress, round_id="st-x.0.1")
     finally:
         node.close()

@@ -11,6 +11,7 @@ import pytest
 
 from protocol import canonical
 from protocol.canonical import b64, unb64
+from protocol.secure_aggregation.sketch import LEAST_WORDS
 from protocol.secure_aggregation.words import signed, unpack
 from tests.silo_node.portal_double import ORDER
 
@@ -66,6 +67,7 @@ def test_a_study_with_shorter_words_sends_and_takes_fewer_bytes(silo, portal, wo
 def test_scales_follow_the_sum_and_the_silo_keeps_the_portals_pace(silo, portal):
     """The silo computes the next scales itself: the portal takes its state only where they are the same."""
     portal.partner_word = 3
+    portal.parameters_count = LEAST_WORDS
     portal.make_study(aggregation={"word_bits": 16, "fraction_bits": None, "error_feedback": True, "sketch": True})
     silo.decide()
     silo.start()
@@ -73,7 +75,7 @@ def test_scales_follow_the_sum_and_the_silo_keeps_the_portals_pace(silo, portal)
     portal.wait(lambda: portal.finished(3))
     scales = [state.scales for state in portal.states.values() if state is not None]
     assert len(scales) == 3 and len(set(scales)) > 1
-    assert len(portal.sums[1][0]) == 2 * 1000
+    assert len(portal.sums[1][0]) == 2 * LEAST_WORDS
     assert portal.refused() == []
 
 
@@ -182,6 +184,7 @@ def test_killed_at_any_step_it_goes_on_with_the_same_bytes(silo, portal, step):
 def test_killed_at_any_step_after_the_list_it_goes_on_with_the_same_bytes(silo, portal, step):
     """As above, with the sketch check; `sum` dies while it fetches. Each word of the silo's update is 0 or 1 by chance."""
     portal.partner_word = 1
+    portal.parameters_count = LEAST_WORDS
     portal.make_study(aggregation={"fraction_bits": 9, "sketch": True})
     silo.decide()
     killed, sent = [], {}

@@ -310,7 +310,7 @@ def test_a_nonce_set_without_this_silo_gets_no_check_word(ready, portal):
     own = ready.node().keys.silo.keyid
     lie_in(portal, "check", lambda each: {**each, "nonces": [x for x in each["nonces"] if not signed_by([x], own)]})
     begin(ready, portal)
-    caught(ready, portal, "LEFT_OUT", "check", "nonces", "sum")
+    caught(ready, portal, "TOO_FEW_SIGNATURES", "check", "nonces", "sum")
 
 
 def test_check_words_left_out_make_no_model(ready, portal):
@@ -362,3 +362,12 @@ def test_where_the_manifest_lets_it_a_sum_stands_without_a_word_and_everybody_se
     verified = {each["subject"]["id"]: each["data"].get("verified") for each in node.evidence.records("round.finished")}
     node.close()
     assert verified[f"{portal.manifest.study}.1.1"] is False
+
+
+def test_no_sketch_is_shown_of_an_update_of_few_words(silo, portal):
+    portal.make_study(aggregation={"sketch": True})
+    silo.decide()
+    begin(silo, portal)
+    portal.wait(lambda: portal.refused())
+    assert {code for code, _ in portal.refused()} == {"SKETCH_OF_TOO_FEW"}
+    assert [each.path for each in portal.received if each.path.endswith("/sketch")] == []

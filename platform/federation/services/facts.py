@@ -29,6 +29,7 @@ class Facts:
     sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
         a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
+    worse_by: how far below the best earlier AUC a model leads to a proposal to go back, None: never.
     sparse_from: from that many participants on each silo masks with a neighbourhood; see `sparse`.
     drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
@@ -51,6 +52,7 @@ class Facts:
     max_rounds: int
     patience: int | None
     min_delta: float
+    worse_by: float | None
     round_seconds: int
     unmask_seconds: int
     seed: int | None
@@ -99,6 +101,7 @@ def read_facts(body: bytes, digest: str) -> Facts:
         max_rounds=plan.stopping.max_rounds,
         patience=plan.stopping.patience,
         min_delta=plan.stopping.min_delta,
+        worse_by=plan.stopping.worse_by,
         round_seconds=manifest.limits.round_seconds,
         unmask_seconds=manifest.limits.unmask_seconds,
         seed=initial.seed if initial.kind == "seed" else None,

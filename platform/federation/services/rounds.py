@@ -18,7 +18,8 @@ from evidence.services import record
 from federation import conf, storage
 from federation.models import ChunkReceipt, GlobalModel, Parcel, Purpose, Round, Seat, Stage, StudyRun, round_key
 from federation.selectors.approvals import approved_silos
-from federation.services import books, stages, stopping
+from federation.selectors.branches import model_newest, model_next
+from federation.services import books, rollback, stages, stopping
 from federation.services.facts import Facts, facts_of
 from federation.services.mail import Mail
 from federation.services.models import model_keep
@@ -47,13 +48,13 @@ def round_next(study: Study, last: Round | None, facts: Facts) -> Next | None:
         return Next(Purpose.INITIAL, 0, 1, None)
     if last.stage == Stage.FAILED and last.purpose == Purpose.INITIAL:
         return Next(Purpose.INITIAL, 0, last.attempt + 1, None)
-    model = GlobalModel.objects.filter(study=study).order_by("-number").first()
+    model, newest = model_next(study), model_newest(study)
     if last.stage == Stage.FAILED:
         spent = last.members is not None
         return Next(Purpose(last.purpose), last.number + spent, 1 if spent else last.attempt + 1, model)
     if last.purpose == Purpose.EVALUATE:
         return None
-    cause = stopping.stop_cause(study=study, trained=model.number if model else 0, facts=facts)
+    cause = stopping.stop_cause(study=study, trained=newest.number if newest else 0, facts=facts)
     if cause:
         StudyRun.objects.filter(study=study).update(stop_cause=cause)
     return Next(Purpose.EVALUATE if cause else Purpose.TRAIN, last.number + 1, 1, model)
@@ -77,6 +78,9 @@ def study_continue(study_id: str, *, last: Round | None, now: datetime) -> Round
         why = ((last.failure if last else None) or {}).get("sentence", "")
         sentence = f"{run.failures_in_row} rounds in a row failed. The last one: {why}"
         services.study_pause(actor=SYSTEM, study=study, code="ROUNDS_FAILED", reason=sentence[:2000])
+        return None
+    if last is not None and (sentence := rollback.waits_for_hospitals(study, last)):
+        services.study_pause(actor=SYSTEM, study=study, code="ROLLBACK_WAITS", reason=sentence[:2000])
         return None
     coming = round_next(study, last, facts)
     if coming is None:
@@ -123,6 +127,7 @@ def round_announce(
     Round.objects.filter(study=study, newest=True).update(newest=False)
     item.save(force_insert=True)
     Seat.objects.bulk_create(Seat(round=item, silo_id=silos[name]) for name in names)
+    rollback.rollback_begin(item)
     refs = {"manifest": manifest.digest}
     if item.model_digest:
         refs["model"] = item.model_digest
@@ -176,6 +181,7 @@ def round_finish(
             "left_out": left_out(item.sketches),
         },
     )
+    rollback.rollback_judge(item, facts=facts)
     study_continue(item.study_id, last=item, now=now)
     forget_chunks(item, also_sum=item.purpose != Purpose.TRAIN)
     return True

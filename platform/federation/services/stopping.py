@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from federation.models import Purpose, RoundResult, Stage
+from federation.selectors.branches import left_behind
 from federation.services.facts import Facts
 from governance.models import Study
 
@@ -15,12 +16,13 @@ def stop_cause(*, study: Study, trained: int, facts: Facts) -> str:
         return "max_rounds"
     if facts.patience is None:
         return ""
-    scores = RoundResult.objects.filter(
+    rows = RoundResult.objects.filter(
         round__study=study, round__purpose=Purpose.TRAIN, round__stage=Stage.FINISHED
     ).order_by("round__number")
-    return (
-        "plateau" if plateau(list(scores.values_list("auc_mean", flat=True)), facts.patience, facts.min_delta) else ""
-    )
+    gone = left_behind(study)
+    # One score a model: one to which the study went back is scored again, and what was left behind says nothing any more.
+    scores = {number: score for number, score in rows.values_list("model_number", "auc_mean") if number not in gone}
+    return "plateau" if plateau(list(scores.values()), facts.patience, facts.min_delta) else ""
 
 
 def plateau(scores: Sequence[float | None], patience: int, min_delta: float) -> bool:

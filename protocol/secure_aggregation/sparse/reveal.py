@@ -14,7 +14,7 @@ from protocol.secure_aggregation.sparse.trees import Claim, Leaf
 from protocol.signing import Envelope
 
 SUMMED: Final = "summed"
-"""The value of a member's leaf in the list: without digests, so that the same silos make the same root every round."""
+"""The value of a member's leaf in the list."""
 
 
 class SparseReveal(SparseAttempt):
@@ -126,7 +126,9 @@ class SparseReveal(SparseAttempt):
             "ctx": self._ctx.hex(),
             "roster": self._root("sign_list()"),
             "ready_set": ready["root"],
-            "members": [claim.root],
+            # R's root is of this attempt alone, so no second sum of one model state counts as the same: a silo sees the
+            # entries of its neighbours, and a root that it knows may name others who are gone.
+            "members": [claim.root, ready["root"]],
             "size": claim.size,
         }
 

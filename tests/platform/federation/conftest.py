@@ -469,6 +469,7 @@ def manifest_value(study: str, keys: dict[str, SigningKey], **settings: Any) -> 
                 "max_rounds": settings.get("max_rounds", 2),
                 "patience": settings.get("patience"),
                 "min_delta": settings.get("min_delta", 0.0),
+                "worse_by": settings.get("worse_by"),
             },
             "evaluation": {"bins": settings.get("bins", BINS)},
             "initial": settings.get("initial", {"kind": "seed", "seed": 7}),

@@ -253,7 +253,9 @@ def signed(word: int, bits: int) -> int:
 
 
 def evaluation(loss: float | None, auc: float | None, counts: Sequence[Sequence[int]]) -> list[int]:
-    """`counts`: of class 0 and of class 1. No AUC: one class is missing; no loss: nothing was scored."""
+    """`counts`: of class 0 and of class 1. No AUC: one class is missing; no loss: nothing was scored.
+
+    Three random words follow."""
     row = [*counts[0], *counts[1]]
     if loss is None:
         return [0] * (5 + len(row))

@@ -274,8 +274,8 @@ def test_resume_not_signed_by_a_trusted_steward_is_refused(world):
         b"",
         b"{}",
         b"[]",
-        b'{"schema":"consilium/resume/1"}',
-        statement.to_payload().replace(b"/1", b"/2"),
+        b'{"schema":"consilium/resume/2"}',
+        statement.to_payload().replace(b"/2", b"/1"),
     ):
         with pytest.raises(ProtocolViolation, match="BAD_RESUME"):
             Resume.parse(payload)

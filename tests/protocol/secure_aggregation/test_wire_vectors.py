@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from protocol import server_step
-from protocol.evaluation import encode_tail
+from protocol.evaluation import BLINDS, encode_tail
 from protocol.messages import KINDS, seal
 from protocol.model_state import ModelState, table_from_list
 from protocol.secure_aggregation import (
@@ -219,7 +219,7 @@ def chunks(count: int, multiplier: int, bits: int, tail: list[str]) -> dict[str,
 
 
 def evaluation(loss: float | None, auc: float | None, counts: list[list[int]]) -> list[int]:
-    return encode_tail(loss=loss, auc=auc, histograms=counts).tolist()
+    return encode_tail(loss=loss, auc=auc, histograms=counts)[:-BLINDS].tolist()
 
 
 def sketch_seed(ctx: str, first_list: str, nonces: dict[str, str]) -> str:

@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
     "strategy": {"name": "fedavg", "server_lr": 1.0},
     "personalisation": "none",
     "frozen": [],
-    "stopping": {"max_rounds": 3, "patience": None, "min_delta": 0.0},
+    "stopping": {"max_rounds": 3, "patience": None, "min_delta": 0.0, "worse_by": None},
     "evaluation": {"bins": 64},
     "initial": {"kind": "seed", "seed": 1},
 }

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('federation', '0003_checks'),
+        ('federation', '0004_rollback'),
     ]
 
     operations = [

@@ -1,0 +1,34 @@
+"""What 256 sums tell of an update that has hardly more words than that, such as one of a network frozen but for its head."""
+
+from __future__ import annotations
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from protocol.messages import Sketch
+from protocol.secure_aggregation.checks import sketch_nonces
+from protocol.secure_aggregation.sketch import SKETCH_WORDS
+
+HEAD = 513
+"""Words of the last layer of a ResNet18 with one answer."""
+
+
+def _read(world, name: str) -> dict[int, int]:
+    """Words of one silo's update that its sketch shows as they are, from what the portal relays: {position: word}."""
+    ready = world.coordinator.ready(world.roster, world.relayed("ready"))
+    _, nonces = sketch_nonces(world.parameters, world.roster, ready, world.relayed("list"))
+    stream = Cipher(algorithms.AES(nonces.seed[:16]), modes.CTR(nonces.seed[16:])).encryptor()
+    cells = np.frombuffer(stream.update(bytes(2 * world.parameters.words)), dtype="<u2")
+    sums = np.frombuffer(Sketch.parse(world.mail["sketch"][name].payload).sums, dtype="<i8")
+    alone = np.flatnonzero(np.bincount(cells % SKETCH_WORDS, minlength=SKETCH_WORDS)[cells % SKETCH_WORDS] == 1)
+    return {int(k): int(sums[cells[k] % SKETCH_WORDS]) * (-1 if cells[k] & SKETCH_WORDS else 1) for k in alone}
+
+
+def test_a_sketch_of_a_small_update_shows_single_words(world) -> None:
+    """Why silo_node/round_parameters.py refuses such a study."""
+    w = world(4, words=HEAD, sketch=1e9)
+    w.play("keys", "bundles", "ready", "update", "list", "sketch")
+    shown = _read(w, "site-02")
+    words = w.updates["site-02"][0]
+    assert len(shown) > HEAD // 10
+    assert all(int(words[k]) == word for k, word in shown.items())
