@@ -72,6 +72,7 @@ _TABLE: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
     "stage": {
         "keys": ("exchanging keys", LIVE),
         "bundles": ("sharing secrets", LIVE),
+        "row": ("drawing neighbours", LIVE),
         "ready": ("agreeing who is in", LIVE),
         "update": ("training and upload", LIVE),
         "list": ("agreeing on the list", LIVE),
