@@ -212,6 +212,9 @@ def test_stewards_signed_resume_lets_a_paused_study_go_on_once(world):
         journal = this.journals[name]
         counts = StudyLedger(journal, "st-abc").counts(this.parameters.model)
         assert counts == {"lists": 3, "unmasked": 0}
+        # What the steward is shown before signing: every list, oldest first.
+        shown = StudyLedger(journal, "st-abc").lists(this.parameters.model)
+        assert shown == [{"round": number, "members": list(this.silos)} for number in (1, 2, 3)]
         statement = Resume(silo=name, study="st-abc", model=this.parameters.model, reason="network repaired", **counts)
         envelope = sign_resume(statement, STEWARD)
         assert resume(journal, envelope, silo=name, study="st-abc", stewards=STEWARDS) == statement
