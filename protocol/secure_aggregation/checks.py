@@ -92,14 +92,16 @@ def read_sketches(
     return SketchesView(sets.set_digest(signed), nonces, sums)
 
 
-def apply_rule(parameters: RoundParameters, roster: RosterView, sketches: SketchesView) -> sketch.Verdict:
-    """The manifest's rule over all sketches; everybody who has them comes to the same set.
-
-    Raises: ProtocolViolation (SET_TOO_SMALL) where it leaves too few.
-    """
+def judge(parameters: RoundParameters, sketches: SketchesView) -> sketch.Verdict:
+    """The manifest's rule over all sketches; everybody who has them comes to the same set, large enough or not."""
     terms = terms_of(parameters)
     weights = {silo: terms.weights[silo] for silo in sketches.sums}
-    verdict = sketch.judge(sketches.sums, weights, clip_norm=terms.clip_norm, segments=terms.segments)
+    return sketch.judge(sketches.sums, weights, clip_norm=terms.clip_norm, segments=terms.segments)
+
+
+def apply_rule(parameters: RoundParameters, roster: RosterView, sketches: SketchesView) -> sketch.Verdict:
+    """As `judge`. Raises: ProtocolViolation (SET_TOO_SMALL) where the rule leaves too few."""
+    verdict = judge(parameters, sketches)
     sets.check_size(parameters, roster, len(verdict.members), "second list")
     return verdict
 

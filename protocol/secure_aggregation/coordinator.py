@@ -243,8 +243,7 @@ class Coordinator:
         envelope: Envelope,
     ) -> str:
         """A signature on the second list that follows from these sketches. Returns: the silo."""
-        lists = list(list_envelopes)
-        first, nonces = self._first(roster, ready_envelopes, lists)
+        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
         sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
         message = sets.open_signed(self.parameters, SecondList, envelope, roster)
         said = checks.check_second(self.parameters, roster, first, message)
@@ -266,9 +265,9 @@ class Coordinator:
         Raises:
             ProtocolViolation: SKETCH_DIFFERS: somebody's sketch was not that of what it sent; the sum is thrown away.
         """
-        lists = list(list_envelopes)
-        _, nonces = self._first(roster, ready_envelopes, lists)
-        sketches, verdict = self.judge(roster, ready_envelopes, lists, sketch_envelopes)
+        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
+        sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
+        verdict = checks.apply_rule(self.parameters, roster, sketches)
         checks.compare_sketches(self.parameters, nonces.seed, checks.total_of(sketches, verdict.members), body)
 
     def _first(

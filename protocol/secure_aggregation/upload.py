@@ -92,15 +92,8 @@ class Upload(Attempt):
                 for k in range(self.parameters.chunk_count):
                     if k not in self._digests:
                         self.masked_chunk(k)
-                ready = self._need_ready("finish_update()")
-                sent = self._seal(
-                    Update,
-                    roster=self._need_roster("finish_update()").digest,
-                    ready_set=ready.digest,
-                    members=ready.members,
-                    chunks=tuple(self._digests[k] for k in range(self.parameters.chunk_count)),
-                )
-                record = {"sent": envelope_out(sent)}
+                digests = tuple(self._digests[k] for k in range(self.parameters.chunk_count))
+                record = {"sent": envelope_out(self._signed_update(digests))}
                 self._records.write("update", record)
             return envelope_in(record["sent"])
 
@@ -109,9 +102,7 @@ class Upload(Attempt):
             if self._masks is None:
                 own = self._secrets("masked_chunk()")
                 self._records.need("words", "masked_chunk()")
-                opened = self._records.need("bundles", "masked_chunk()")["opened"]
-                others = [silo for silo in self._need_ready("masked_chunk()").members if silo != self.silo]
-                seeds = {silo: canonical.unb64(opened[silo]["seed"]) for silo in others}
+                seeds = {silo: canonical.unb64(seed) for silo, seed in self._pair_seeds().items()}
                 # Members are sorted as the roster is, so names compare like indices.
                 self._masks = Masks.build(
                     self._ctx,
@@ -120,3 +111,22 @@ class Upload(Attempt):
                     pair_minus=[seed for silo, seed in seeds.items() if silo < self.silo],
                 )
             return self._masks
+
+    # --- what differs where there are many silos ---------------------------------------------------------------------
+
+    def _signed_update(self, digests: tuple[str, ...]) -> Envelope:
+        """The last message of the upload, over R and the digests of all chunks."""
+        ready = self._need_ready("finish_update()")
+        return self._seal(
+            Update,
+            roster=self._need_roster("finish_update()").digest,
+            ready_set=ready.digest,
+            members=ready.members,
+            chunks=digests,
+        )
+
+    def _pair_seeds(self) -> dict[str, str]:
+        """silo -> pair seed (base64) of those of R with whom this silo masks."""
+        opened = self._records.need("bundles", "masked_chunk()")["opened"]
+        members = self._need_ready("masked_chunk()").members
+        return {silo: opened[silo]["seed"] for silo in members if silo != self.silo}

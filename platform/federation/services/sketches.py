@@ -15,7 +15,7 @@ from federation.models import Round
 from federation.services.facts import Facts, coordinator_of, parameters_of
 from federation.services.mail import Mail
 from federation.services.reasons import SKETCH_REASONS
-from protocol.secure_aggregation import checks, sketch
+from protocol.secure_aggregation import checks
 
 MICRO = 1_000_000
 _MOST = (1 << 53) - 1
@@ -38,9 +38,7 @@ def sketches_judge(item: Round, mail: Mail, facts: Facts) -> Judged:
     ready = coordinator.ready(roster, mail.envelopes("ready", item.ready_set))
     first, nonces = checks.sketch_nonces(parameters, roster, ready, mail.envelopes("list"))
     shown = checks.read_sketches(parameters, roster, first, nonces.digest, mail.envelopes("sketch"))
-    terms = checks.terms_of(parameters)
-    weights = {silo: terms.weights[silo] for silo in shown.sums}
-    verdict = sketch.judge(shown.sums, weights, clip_norm=terms.clip_norm, segments=terms.segments)
+    verdict = checks.judge(parameters, shown)
     squares = sorted(norm * norm for norm in verdict.norms.values())
     median = math.sqrt((squares[(len(squares) - 1) // 2] + squares[len(squares) // 2]) / 2)
     return Judged(
