@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import subprocess
@@ -51,8 +50,9 @@ from protocol.secure_aggregation.words import lane, pack
 BLOCKS = (128 << 10, 256 << 10, 512 << 10, 1 << 20)
 PEERS = Path(__file__).parents[1] / ".venv-peers/bin/python"
 
-Run = Callable[[], Iterator[None]]
-"""Work in chunks; what lies between two of its yields is timed together."""
+UNTIMED = False
+Run = Callable[[], Iterator[bool | None]]
+"""Work in chunks; what lies between two of its yields is timed together, but for what ends in `yield UNTIMED`."""
 
 
 @contextlib.contextmanager
@@ -76,17 +76,19 @@ def in_turn(parts: dict[str, Run], seconds: float, clock: Callable[[], float] = 
     while turns < 3 or time.monotonic() - begun < seconds:
         turns += 1
         for name, part in parts.items():
-            marks = [clock()]
-            for _ in part():
-                marks.append(clock())
-            times[name].append([after - before for before, after in itertools.pairwise(marks)])
+            row, before = [], clock()
+            for counts in part():
+                if counts is not UNTIMED:
+                    row.append(clock() - before)
+                before = clock()
+            times[name].append(row)
     return {name: sum(map(min, zip(*rows, strict=True))) for name, rows in times.items()}
 
 
 def key_stream(size: int, streams: int, block: int, chunk: int) -> Run:
     """The limit: `streams` key streams of `size` bytes each, timed in chunks of so many bytes."""
 
-    def run() -> Iterator[None]:
+    def run() -> Iterator[bool | None]:
         ciphers = [
             Cipher(algorithms.AES(bytes([number]) * 16), modes.CTR(bytes(16))).encryptor() for number in range(streams)
         ]
@@ -127,15 +129,16 @@ class Case:
             for chunks in self.updates:
                 chunks[-1] = chunks[-1][:-1] + b"\0"
 
-    def client(self, threads: int = 1) -> Iterator[None]:
-        """Mask and pack, into a reused buffer."""
+    def client(self, threads: int = 1) -> Iterator[bool | None]:
+        """Mask and pack, into a reused buffer, what was just read, as a silo reads a chunk from its journal."""
         for start, stop in self.ranges:
-            out = self.out[: stop - start]
-            self.masks.apply(self.words[start:stop], "body", start, out=out, threads=threads)
+            out, words = self.out[: stop - start], self.words[start:stop].copy()
+            yield UNTIMED
+            self.masks.apply(words, "body", start, out=out, threads=threads)
             pack(out, self.bits)
             yield
 
-    def quantise(self) -> Iterator[None]:
+    def quantise(self) -> Iterator[bool | None]:
         """Clip and quantise."""
         quantise(
             clip(self.update, 1.0),
@@ -146,25 +149,25 @@ class Case:
         )
         yield
 
-    def chunks(self) -> Iterator[None]:
+    def chunks(self) -> Iterator[bool | None]:
         """As Upload.masked_chunk."""
         for k, (start, stop) in enumerate(self.ranges):
             masked(self.parameters, self.masks, k, memoryview(self.words[start:stop].view(np.uint8)), threads=1)
             yield
 
-    def digest(self) -> Iterator[None]:
+    def digest(self) -> Iterator[bool | None]:
         """SHA-256 of as many bytes as one update."""
         for chunk in self.updates[0]:
             hashlib.sha256(chunk).digest()
             yield
 
-    def server(self) -> Iterator[None]:
+    def server(self) -> Iterator[bool | None]:
         """Sum and unmask and pack, chunk by chunk."""
         for k in range(len(self.ranges)):
             pack(self.removal.sum_chunk(k, (chunks[k] for chunks in self.updates)), self.bits)
             yield
 
-    def read(self) -> Iterator[None]:
+    def read(self) -> Iterator[bool | None]:
         """One read of the n - 1 updates: a copy of each into a small buffer."""
         room = np.empty(256 << 10, dtype=np.uint8)
         for k in range(len(self.ranges)):

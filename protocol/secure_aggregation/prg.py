@@ -135,18 +135,17 @@ def _add(words: Lanes, start: int, plus: Sequence[Stream], minus: Sequence[Strea
     # update_into asks for room of one AES block more than it writes.
     room = bytearray(BLOCK_BYTES + _AES_BLOCK)
     mask = np.frombuffer(room, dtype=words.dtype, count=block)
-    zeros, raw, target = memoryview(_ZEROS), words.view(np.uint8).data, out.view(np.uint8).data
+    zeros, target = memoryview(_ZEROS), out.view(np.uint8).data
     apart = bool(steps) and not np.may_share_memory(words, out)
     for low in range(0, len(words), block):
         part, into, rest = words[low : low + block], out[low : low + block], steps
         first, length = low * size, len(part) * size
         source, used = zeros[:length], mask[: len(part)]
         if apart and low + block < len(words):
-            # The cipher reads the words and writes where they go, so that fetching both from memory hides behind its
-            # arithmetic; taking the words off again leaves the key stream. The last block has no room after it.
+            # The first stream goes straight where the words go, so that fetching that place from memory hides behind the
+            # cipher's arithmetic. The last block has no room after it.
             cipher, add = steps[0]
-            cipher.update_into(raw[first : first + length], target[first : first + length + _AES_BLOCK])
-            np.bitwise_xor(into, part, out=into)
+            cipher.update_into(source, target[first : first + length + _AES_BLOCK])
             add(part, into, out=into)
             part, rest = into, steps[1:]
         for cipher, add in rest:
