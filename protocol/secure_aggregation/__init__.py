@@ -6,7 +6,8 @@ signed messages out.
 
     silo.py          what a hospital runs: refuses every lie, reveals last     coordinator.py   what the portal runs
     sets.py          roster, R, updates, list: read alike by both               parameters.py    ctx, thresholds, chunks
-    prg.py masking.py   the masks       shamir.py recovery.py   the shares      sealing.py       HPKE, AEAD, hashes
+    prg.py masking.py   the masks       sealing.py       HPKE, AEAD, hashes
+    shamir.py decoding.py recovery.py   the shares, which are false, and what they rebuild
     quantise.py      floats to words    journal.py records.py resume.py         what survives, and a steward's resume
     sketching.py checks.py checking.py   sketches and check words               sketch.py check_word.py anomaly.py   their numbers
     words.py         words to bytes     errors.py        every error            sparse/          the same for many silos

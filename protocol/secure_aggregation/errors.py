@@ -33,11 +33,11 @@ class StudyPaused(ProtocolViolation):
 
 
 class NotEnoughShares(ProtocolViolation):
-    """Fewer than t shares of one secret fit its signed hash (code NOT_ENOUGH_SHARES).
+    """No t shares of one secret were found that fit its signed hash (code NOT_ENOUGH_SHARES).
 
     Attributes:
         bad: silos proved to have sent a share that does not fit, sorted.
-        suspects: silos of which at least one sent a share that does not fit, where t shares alone cannot tell which.
+        suspects: silos of which at least one sent a share that does not fit, where these shares alone cannot tell which.
     """
 
     def __init__(self, sentence: str, *, bad: Iterable[str] = (), suspects: Iterable[str] = ()) -> None:

@@ -39,10 +39,17 @@ def _tables() -> tuple[_Bytes, NDArray[np.int64]]:
 _EXP, _LOG = _tables()
 
 
-def _times(factors: NDArray[np.int64], rows: _Bytes) -> _Bytes:
-    """Each row of bytes times its factor (not 0). factors: k; rows: k x m."""
-    products = _EXP[_LOG[rows] + _LOG[factors][:, None]]
-    return np.where(rows == 0, np.uint8(0), products)
+def times(a: _Bytes, b: _Bytes) -> _Bytes:
+    """Products in the field, element by element; shapes as numpy broadcasts them."""
+    products = _EXP[_LOG[a] + _LOG[b]]
+    return np.where((a == 0) | (b == 0), np.uint8(0), products)
+
+
+def inverse(a: _Bytes) -> _Bytes:
+    """1/a in the field, element by element. Raises: ZeroDivisionError where one is 0."""
+    if not np.all(a):
+        raise ZeroDivisionError("0 has no inverse in the field")
+    return _EXP[255 - _LOG[a]]
 
 
 def _check_points(points: list[int]) -> None:
@@ -74,10 +81,10 @@ def split(
     length = len(secret)
     drawn = np.frombuffer(token_bytes((threshold - 1) * length), dtype=np.uint8)
     rows = np.vstack([np.frombuffer(secret, dtype=np.uint8), drawn.reshape(threshold - 1, length)])
-    points = np.arange(1, shares + 1)
+    points = np.arange(1, shares + 1, dtype=np.uint8)[:, None]
     values = np.repeat(rows[-1:], shares, axis=0)
     for row in rows[-2::-1]:  # Horner for all shares at once, highest coefficient first
-        values = _times(points, values) ^ row
+        values = times(points, values) ^ row
     return {x: values[x - 1].tobytes() for x in range(1, shares + 1)}
 
 

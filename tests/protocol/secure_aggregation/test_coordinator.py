@@ -10,8 +10,7 @@ import pytest
 
 from protocol import canonical
 from protocol.messages import Bundles, ListSignature, Ready, Unmask, Update, seal
-from protocol.secure_aggregation import NotEnoughShares, recovery, sealing
-from protocol.secure_aggregation.recovery import MAX_TRIES, choices
+from protocol.secure_aggregation import NotEnoughShares, sealing
 
 STEPS = ("keys", "bundles", "ready", "update", "list", "unmask")
 OTHER = "sha256:" + "c" * 64
@@ -115,28 +114,6 @@ def test_too_few_shares_say_how_many_are_missing(world):
     with pytest.raises(NotEnoughShares, match="2 shares came, 3") as caught:
         this.removal(this.silos[:2])
     assert (caught.value.bad, caught.value.suspects) == ((), ())
-
-
-def test_choices_are_all_where_few_and_bounded_where_many():
-    assert sorted(choices([1, 2, 3, 4], 3)) == [(1, 2, 3), (1, 2, 4), (1, 3, 4), (2, 3, 4)]
-    many = list(choices(list(range(1, 65)), 43))
-    assert len(many) == MAX_TRIES + 1
-    assert many[0] == tuple(range(1, 44))
-    assert all(len(set(choice)) == 43 for choice in many[:50])
-    assert many == list(choices(list(range(1, 65)), 43))
-
-
-def test_one_wrong_share_in_a_large_roster_is_found(world):
-    """Too many choices to try all: drawing some finds t right ones."""
-    this = world(12).play(*STEPS)
-    message = Unmask.parse(this.mail["unmask"]["site-01"].payload)
-    change(this, "unmask", Unmask, "site-01", self_shares=wrong(message.self_shares))
-    before = recovery.MAX_TRIES
-    recovery.MAX_TRIES = 100  # comb(12, 9) = 220
-    try:
-        assert this.removal().bad_senders == ("site-01",)
-    finally:
-        recovery.MAX_TRIES = before
 
 
 def test_list_that_does_not_open_names_its_silo(world, refused):

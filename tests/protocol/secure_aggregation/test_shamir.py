@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.secure_aggregation.shamir import interpolate, split
+from protocol.secure_aggregation.shamir import interpolate, inverse, split, times
 
 
 def slow_times(a: int, b: int) -> int:
@@ -39,6 +40,14 @@ def test_field_is_that_of_fips_197():
     for a in range(256):
         shares = split(b"\x00", threshold=2, shares=255, token_bytes=lambda _, a=a: bytes([a]))
         assert all(shares[x][0] == slow_times(a, x) for x in range(1, 256))
+
+
+def test_products_and_inverses_are_those_of_the_field():
+    every = np.arange(256, dtype=np.uint8)
+    assert times(every[:, None], every).tolist() == [[slow_times(a, b) for b in range(256)] for a in range(256)]
+    assert set(times(every[1:], inverse(every[1:])).tolist()) == {1}
+    with pytest.raises(ZeroDivisionError):
+        inverse(every)
 
 
 def test_vector():
