@@ -29,7 +29,7 @@ from protocol.secure_aggregation.sets import RosterView
 Secret = Literal["self", "list"]
 
 MAX_TRIES: Final = 5000
-"""All choices of t shares are tried where there are at most so many, as in rosters of up to 15."""
+"""All choices of t shares are tried where there are at most so many, as in rosters of up to 16."""
 
 
 @dataclass

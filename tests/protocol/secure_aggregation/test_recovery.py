@@ -127,7 +127,7 @@ def test_liars_on_another_polynomial_through_the_secret_have_no_honest_silo_name
     assert rebuilder.bad <= liars
 
 
-@pytest.mark.parametrize("n", [7, 12, 15])
+@pytest.mark.parametrize("n", [7, 12, 16])
 def test_in_small_rosters_all_but_t_may_be_false(n):
     shares = dealt(n)
     liars = set(random.Random(n).sample(sorted(shares), n - threshold(n)))
