@@ -70,7 +70,7 @@ def test_false_shares_are_located_exactly_up_to_half_of_what_is_over(n, length, 
     radius = (n - t) // 2
     for e in range(radius + 1):
         liars = draw.sample(sorted(shares), e)
-        # An error in one byte only, or in all.
+        # Each in one byte only, the first or the last.
         errors = {x: bytes(draw.choice((0, length - 1))) + bytes([draw.randint(1, 255)]) for x in liars}
         came = {
             x: bytes(a ^ b for a, b in zip(share, errors.get(x, b"").ljust(length, b"\0"), strict=True))
