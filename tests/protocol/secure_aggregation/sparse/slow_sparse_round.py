@@ -1,4 +1,8 @@
-"""One round with many silos from given secrets, by the slow reference: what each silo says, what the portal hands it, the sum."""
+"""One round with many silos from given secrets, by the slow reference: what each silo says, what comes out of the sum.
+
+The order of the steps and what the portal hands over ("handed") were written with the code in sight; the derivations, in
+slow_sparse.py, were not.
+"""
 
 from __future__ import annotations
 
