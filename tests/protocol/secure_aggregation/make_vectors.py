@@ -406,10 +406,10 @@ def write() -> None:
         answer = ANSWERS[section]
         sections[section] = [{"name": name, "in": given, "out": answer(**given)} for name, given in rows.items()]
     sections["round"] = whole_round()
-    VECTORS.write_text(_lines(sections))
+    VECTORS.write_text(lines(sections))
 
 
-def _lines(sections: dict[str, Any]) -> str:
+def lines(sections: dict[str, Any]) -> str:
     """One line a case: a diff shows which one changed."""
     parts = []
     for section, rows in sections.items():

@@ -42,6 +42,7 @@ from protocol.secure_aggregation.parameters import Segment, SketchTerms
 from protocol.signing import Envelope, SigningKey
 from tests.protocol.secure_aggregation import make_vectors, slow_round
 from tests.protocol.secure_aggregation import slow_reference as slow
+from tests.protocol.secure_aggregation.dice import Dice, speaking
 from tests.protocol.secure_aggregation.slow_answers import ANSWERS, h, numbers, text, values
 
 VECTORS = json.loads(make_vectors.VECTORS.read_text())
@@ -346,18 +347,6 @@ def test_reference_borrows_nothing_from_the_code_that_it_checks() -> None:
 # --- the whole round, by our state machines --------------------------------------------------------------------------
 
 
-class Dice:
-    """Random bytes that were drawn before."""
-
-    def __init__(self, drawn: bytes) -> None:
-        self.left = drawn
-
-    def __call__(self, length: int) -> bytes:
-        assert length <= len(self.left), "more random bytes are asked for than the vector holds"
-        head, self.left = self.left[:length], self.left[length:]
-        return head
-
-
 class KnownBoxes:
     """In place of HPKE: the vector's box for a plaintext, once the reference has opened it and found that plaintext."""
 
@@ -415,16 +404,8 @@ def silos(world: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, SiloRound]:
     for name, machine in machines.items():
         # The dice are the speaker's.
         for call in ("keys", "accept_roster"):
-            monkeypatch.setattr(machine, call, _as(name, speaks, getattr(machine, call)))
+            monkeypatch.setattr(machine, call, speaking(name, speaks, getattr(machine, call)))
     return machines
-
-
-def _as(name: str, speaks: list[str], call: Callable[..., Envelope]) -> Callable[..., Envelope]:
-    def spoken(*arguments: Any) -> Envelope:
-        speaks.append(name)
-        return call(*arguments)
-
-    return spoken
 
 
 def test_our_silos_and_portal_play_the_known_round_byte_for_byte(silos: dict[str, SiloRound]) -> None:
