@@ -20,16 +20,16 @@ from urllib.parse import unquote
 import numpy as np
 
 from protocol import canonical
+from protocol.agreed_parameters import agreed_parameters
 from protocol.canonical import b64, digest, unb64
-from protocol.evaluation import encode_tail, tail_length
+from protocol.evaluation import encode_tail
 from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
-from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
+from protocol.secure_aggregation import Coordinator, JournalConflict, SiloRound, threshold
 from protocol.secure_aggregation import words as word_sizes
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.parameters import SketchTerms
 from protocol.secure_aggregation.words import lane, pack, unpack
 from protocol.server_step import apply, next_scales
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
@@ -114,23 +114,14 @@ class PlayedRound:
         self.id = f"{manifest.study}.{number}.{attempt}"
         state = double.states[model] if purpose == "train" else None
         segments = manifest.fixed_point().segments(state.table, state.scales) if state else ()
-        words = sum(size for size, _ in segments)
-        aggregation = manifest.aggregation
-        weights = {participant.silo: participant.weight for participant in manifest.participants}
-        self.parameters = RoundParameters(
-            study=manifest.study,
-            manifest=double.manifest_digest,
-            round=number,
+        self.parameters = agreed_parameters(
+            manifest,
+            digest=double.manifest_digest,
+            number=number,
             attempt=attempt,
             model=model,
-            participants=manifest.public_keys(),
-            min_roster=aggregation.min_roster,
-            min_participants=aggregation.min_participants,
-            words=words,
-            tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=aggregation.word_bits,
-            sketch=SketchTerms(weights, aggregation.clip_norm, segments) if aggregation.sketch and words else None,
-            unverified=aggregation.check_words == "optional",
+            words=sum(size for size, _ in segments),
+            segments=segments,
         )
         without = ("row",) if self.parameters.sketch else ("row", "sketch", "second")
         without += () if purpose == "train" else ("state",)
