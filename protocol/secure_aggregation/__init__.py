@@ -8,7 +8,7 @@ signed messages out.
     sets.py          roster, R, updates, list: read alike by both               parameters.py    ctx, thresholds, chunks
     prg.py masking.py   the masks       shamir.py recovery.py   the shares      sealing.py       HPKE, AEAD, hashes
     quantise.py      floats to words    journal.py records.py resume.py         what survives, and a steward's resume
-    sketching.py checks.py checking.py   sketches and check words               sketch.py check_word.py anomaly.py   their numbers
+    sketching.py checks.py checking.py verdict.py   sketches, check words       sketch.py check_word.py anomaly.py   their numbers
     words.py         words to bytes     errors.py        every error            sparse/          the same for many silos
 """
 
