@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from benchmarks.memory_journal import MemoryJournal
 from protocol import canonical
 from protocol.agreed_parameters import agreed_parameters
 from protocol.canonical import b64, digest, unb64
@@ -27,7 +28,7 @@ from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
-from protocol.secure_aggregation import Coordinator, JournalConflict, SiloRound, threshold
+from protocol.secure_aggregation import Coordinator, SiloRound, threshold
 from protocol.secure_aggregation import words as word_sizes
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.words import lane, pack, unpack
@@ -42,24 +43,6 @@ ORDER = ("keys", "row", "bundles", "ready", "update", "list", "sketch", "second"
 AFTER_LIST = ORDER[ORDER.index("sketch") :]
 SUM_TYPE = "application/vnd.consilium.round.sum+json"
 CHUNK = 4 << 20
-
-
-class MemoryJournal:
-    """A partner's journal."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
-
-    def put(self, key: str, value: bytes) -> None:
-        if self.rows.setdefault(key, bytes(value)) != bytes(value):
-            raise JournalConflict(key)
-
-    def get(self, key: str) -> bytes | None:
-        return self.rows.get(key)
-
-    def forget(self, prefix: str) -> None:
-        for key in [key for key in self.rows if key.startswith(prefix)]:
-            del self.rows[key]
 
 
 class MemoryTiles:

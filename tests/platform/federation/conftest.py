@@ -16,6 +16,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from benchmarks.memory_journal import MemoryJournal
 from portal.actors import Subject, silo_actor
 from protocol import messages
 from protocol.agreed_parameters import agreed_parameters
@@ -24,7 +25,7 @@ from protocol.evaluation import encode_tail
 from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
-from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
+from protocol.secure_aggregation import RoundParameters, SiloRound
 from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
@@ -32,24 +33,6 @@ from tests.platform.federation.played_many import ManySteps
 
 TABLE = (TensorSpec("layer.weight", (8, 16)), TensorSpec("layer.bias", (8,)), TensorSpec("norm.mean", (4,), "local"))
 BINS = 8
-
-
-class MemoryJournal:
-    """A silo's journal; put-once, as the protocol asks."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
-
-    def put(self, key: str, value: bytes) -> None:
-        if self.rows.setdefault(key, bytes(value)) != bytes(value):
-            raise JournalConflict(key)
-
-    def get(self, key: str) -> bytes | None:
-        return self.rows.get(key)
-
-    def forget(self, prefix: str) -> None:
-        for key in [key for key in self.rows if key.startswith(prefix)]:
-            del self.rows[key]
 
 
 class PlayedSilo:
