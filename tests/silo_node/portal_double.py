@@ -588,6 +588,13 @@ class PortalDouble:
         self.changed()
         self.played[-1].partners_act()
 
+    def go_on(self, *, hold: bool = False) -> None:
+        """Announce the round that was held back. hold: none follows it."""
+        with self.condition:
+            self.holding = False
+            self.follow()
+            self.holding = hold
+
     def again(self) -> None:
         """Give the newest round up and announce its next attempt."""
         with self.condition:
