@@ -7,8 +7,9 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.memory_journal import MemoryJournal
 from protocol.evaluation import encode_tail, tail_length
-from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound
+from protocol.secure_aggregation import Coordinator, RoundParameters, SiloRound
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
 from protocol.secure_aggregation.words import lane, signed
 from protocol.signing import Envelope, SigningKey
@@ -16,24 +17,6 @@ from protocol.signing import Envelope, SigningKey
 BINS = 256
 """Of the evaluation's histograms in a usual plan."""
 DIGEST = "sha256:" + "0" * 64
-
-
-class MemoryJournal:
-    """A journal for a process that does not crash."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, bytes] = {}
-
-    def put(self, key: str, value: bytes) -> None:
-        if self._rows.setdefault(key, value) != value:
-            raise JournalConflict(key)
-
-    def get(self, key: str) -> bytes | None:
-        return self._rows.get(key)
-
-    def forget(self, prefix: str) -> None:
-        for key in [key for key in self._rows if key.startswith(prefix)]:
-            del self._rows[key]
 
 
 def parameters_for(d: int, n: int, word_bits: int, keys: dict[str, SigningKey] | None = None) -> RoundParameters:

@@ -49,6 +49,9 @@ class Stage(models.TextChoices):
 
 
 CLOSED = (Stage.FINISHED, Stage.FAILED)
+ORDER = tuple(stage for stage in Stage if stage != Stage.FAILED)
+"""In the order of a round, which leaves out those that its protocol or its plan does not have. Each but the sum and the end
+waits for the kind of message that has its name."""
 
 
 class StudyRun(models.Model):

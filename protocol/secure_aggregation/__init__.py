@@ -9,7 +9,7 @@ signed messages out.
     prg.py masking.py   the masks       sealing.py       HPKE, AEAD, hashes
     shamir.py decoding.py recovery.py   the shares, which are false, and what they rebuild
     quantise.py      floats to words    journal.py records.py resume.py         what survives, and a steward's resume
-    sketching.py checks.py checking.py   sketches and check words               sketch.py check_word.py anomaly.py   their numbers
+    sketching.py checks.py checking.py verdict.py   sketches, check words       sketch.py check_word.py anomaly.py   their numbers
     words.py         words to bytes     errors.py        every error            sparse/          the same for many silos
 """
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,6 +108,48 @@ class SiloUnderTest:
         """kill -9 of the newest `silo run`."""
         self.processes[-1].send_signal(signal.SIGKILL)
         self.processes[-1].wait()
+
+    def train_once(self) -> None:
+        """Start, and let the first model be made; then the first training round begins, and nothing after it."""
+        self.portal.holding = True
+        self.start()
+        self.portal.begin()
+        self.portal.wait(lambda: self.portal.finished(0))
+        self.portal.go_on(hold=True)
+
+    def dies_at(self, step: str, number: int = 1, *, arrives: bool = True) -> Callable[[], bool]:
+        """kill -9, once, where it sends this in a round (or fetches the `sum`), before it hears the answer.
+
+        arrives: whether the portal takes the message.
+        Returns: what tells whether that has happened.
+        """
+        method = "GET" if step == "sum" else "PUT" if "/" in step else "POST"
+        last = (method, f"/api/v1/rounds/{self.portal.manifest.study}.{number}.1/{step}")
+        killed = threading.Event()
+
+        def fault(*request: str) -> int | None:
+            if request != last or killed.is_set():
+                return None
+            self.kill()
+            killed.set()
+            return None if arrives else 0
+
+        self.portal.fault = fault
+        return killed.is_set
+
+    def dies_and_goes_on(self, step: str, number: int = 1) -> None:
+        """It dies there and is started again: round 1 ends well, and nothing left it twice with other bytes."""
+        dead, sent = self.dies_at(step, number), dict[str, str]()
+        self.train_once()
+        self.until(dead)
+        self.start()
+        self.portal.wait(lambda: self.portal.finished(1))
+        assert self.portal.refused() == []
+        for request in self.portal.received:
+            path = request.path
+            if request.method == "POST" and "/rounds/" in path and not path.endswith(("/heartbeat", "/metrics")):
+                payload = json.loads(request.body)["payload"]
+                assert sent.setdefault(path, payload) == payload, f"{path} left twice, with other bytes"
 
     def status(self) -> dict[str, Any]:
         done = self.command("status", str(self.folder), "--json")

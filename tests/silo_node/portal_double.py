@@ -19,17 +19,18 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from benchmarks.memory_journal import MemoryJournal
 from protocol import canonical
+from protocol.agreed_parameters import agreed_parameters
 from protocol.canonical import b64, digest, unb64
-from protocol.evaluation import encode_tail, tail_length
+from protocol.evaluation import encode_tail
 from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
-from protocol.secure_aggregation import Coordinator, JournalConflict, RoundParameters, SiloRound, threshold
+from protocol.secure_aggregation import Coordinator, SiloRound, threshold
 from protocol.secure_aggregation import words as word_sizes
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.parameters import SketchTerms
 from protocol.secure_aggregation.words import lane, pack, unpack
 from protocol.server_step import apply, next_scales
 from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
@@ -42,24 +43,6 @@ ORDER = ("keys", "row", "bundles", "ready", "update", "list", "sketch", "second"
 AFTER_LIST = ORDER[ORDER.index("sketch") :]
 SUM_TYPE = "application/vnd.consilium.round.sum+json"
 CHUNK = 4 << 20
-
-
-class MemoryJournal:
-    """A partner's journal."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
-
-    def put(self, key: str, value: bytes) -> None:
-        if self.rows.setdefault(key, bytes(value)) != bytes(value):
-            raise JournalConflict(key)
-
-    def get(self, key: str) -> bytes | None:
-        return self.rows.get(key)
-
-    def forget(self, prefix: str) -> None:
-        for key in [key for key in self.rows if key.startswith(prefix)]:
-            del self.rows[key]
 
 
 class MemoryTiles:
@@ -114,23 +97,14 @@ class PlayedRound:
         self.id = f"{manifest.study}.{number}.{attempt}"
         state = double.states[model] if purpose == "train" else None
         segments = manifest.fixed_point().segments(state.table, state.scales) if state else ()
-        words = sum(size for size, _ in segments)
-        aggregation = manifest.aggregation
-        weights = {participant.silo: participant.weight for participant in manifest.participants}
-        self.parameters = RoundParameters(
-            study=manifest.study,
-            manifest=double.manifest_digest,
-            round=number,
+        self.parameters = agreed_parameters(
+            manifest,
+            digest=double.manifest_digest,
+            number=number,
             attempt=attempt,
             model=model,
-            participants=manifest.public_keys(),
-            min_roster=aggregation.min_roster,
-            min_participants=aggregation.min_participants,
-            words=words,
-            tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=aggregation.word_bits,
-            sketch=SketchTerms(weights, aggregation.clip_norm, segments) if aggregation.sketch and words else None,
-            unverified=aggregation.check_words == "optional",
+            words=sum(size for size, _ in segments),
+            segments=segments,
         )
         without = ("row",) if self.parameters.sketch else ("row", "sketch", "second")
         without += () if purpose == "train" else ("state",)
@@ -613,6 +587,13 @@ class PortalDouble:
         self.played.append(self.play(last.number + 1, 1, purpose, model))
         self.changed()
         self.played[-1].partners_act()
+
+    def go_on(self, *, hold: bool = False) -> None:
+        """Announce the round that was held back. hold: none follows it."""
+        with self.condition:
+            self.holding = False
+            self.follow()
+            self.holding = hold
 
     def again(self) -> None:
         """Give the newest round up and announce its next attempt."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from protocol.canonical import digest
 from protocol.evaluation import encode_tail
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.sparse import Parcel, SparseCoordinator, SparseParameters, SparseRound
+from protocol.secure_aggregation.sparse import Parcel, SparseCoordinator, SparseRound
 from protocol.secure_aggregation.sparse.messages import SparseUpdate
 from protocol.secure_aggregation.words import lane
 from protocol.signing import Envelope
@@ -27,8 +26,6 @@ class PlayedMany(PlayedRound):
 
     def __init__(self, *what: Any) -> None:
         super().__init__(*what)
-        fields = {each.name: getattr(self.parameters, each.name) for each in dataclasses.fields(self.parameters)}
-        self.parameters = SparseParameters(**fields, sparse_from=self.double.manifest.aggregation.sparse_from)
         without = ("sketch", "second", *(() if self.purpose == "train" else ("state",)))
         if self.purpose != "initial":
             self.order = tuple(kind for kind in ORDER if kind not in without)

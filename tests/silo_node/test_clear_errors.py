@@ -120,10 +120,7 @@ def test_a_disk_that_is_full_in_a_round_costs_the_round_and_not_the_silo(tmp_pat
         tree = [run.pid, *(child.pid for child in psutil.Process(run.pid).children(recursive=True))]
         for pid in tree:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
-        portal.holding = False
-        with portal.condition:
-            portal.follow()
-            portal.holding = True
+        portal.go_on(hold=True)
         [(code, sentence)] = portal.wait(lambda: portal.refused())
         assert code == "SILO_DISK_FULL"
         assert "full" in sentence or "room" in sentence
@@ -134,9 +131,7 @@ def test_a_disk_that_is_full_in_a_round_costs_the_round_and_not_the_silo(tmp_pat
         assert "SILO_DISK_FULL" in [problem["code"] for problem in silo.status()["problems"]]
         for pid in tree:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        portal.holding = False
-        with portal.condition:
-            portal.follow()
+        portal.go_on()
         portal.wait(lambda: portal.finished(2))
         assert "site-1" in portal.round(2).members
         assert not list(silo.folder.rglob("*.tmp"))

@@ -51,25 +51,19 @@ def test_a_study_that_got_worse_goes_back_only_once_the_steward_signed(silo, por
     secret = tmp_path / "passphrase"
     secret.write_bytes(PASSPHRASE + b"\n")
 
-    def follow():
-        with portal.condition:
-            portal.holding = False
-            portal.follow()
-            portal.holding = True
-
     portal.holding = True
     run = silo.start()
     portal.begin()
     for number in range(4):
         portal.wait(lambda number=number: portal.finished(number))
         if number < 3:
-            follow()
+            portal.go_on(hold=True)
     older = portal.round(2).model
     assert portal.origins[older]["number"] == 1
     # The partners wait, so that nothing comes of it before this hospital has decided.
     portal.absent = dict.fromkeys(portal.partners, "keys")
     portal.back_to = older
-    follow()
+    portal.go_on(hold=True)
     portal.wait(lambda: portal.refused())
     assert portal.refused()[0][0] == "MODEL_OLDER"
     [paused] = silo.until(lambda: silo.status()["paused"])
@@ -94,14 +88,14 @@ def test_a_study_that_got_worse_goes_back_only_once_the_steward_signed(silo, por
     portal.wait(lambda: portal.finished(4))
     again = portal.round(4, 3)
     assert again.model == older and "site-1" in again.members
-    follow()
+    portal.go_on(hold=True)
     portal.wait(lambda: portal.finished(5))
     assert portal.round(5).model == again.next_state.digest and "site-1" in portal.round(5).members
     assert len(portal.refused()) == 2 and silo.status()["paused"] == [] and run.poll() is None
     # The models that were left stay left.
     portal.absent = dict.fromkeys(portal.partners, "keys")
     portal.back_to = portal.round(3).model
-    follow()
+    portal.go_on(hold=True)
     portal.wait(lambda: len(portal.refused()) == 3)
     assert portal.refused()[2][0] == "MODEL_OLDER"
     silo.close()

@@ -39,18 +39,6 @@ def body_of(portal, number):
     return set(np.frombuffer(b"".join(portal.sums[number][:-1]), dtype="<i4").tolist())
 
 
-def begin(many, portal, *, hold: bool = False):
-    """Start, and let the first model be made; then the training round, and nothing after it."""
-    portal.holding = True
-    many.start()
-    portal.begin()
-    portal.wait(lambda: portal.finished(0))
-    with portal.condition:
-        portal.holding = False
-        portal.follow()
-        portal.holding = True
-
-
 def test_a_study_of_many_runs_from_the_first_model_to_the_evaluation(many, portal):
     many.start()
     portal.begin()
@@ -69,25 +57,7 @@ def test_a_study_of_many_runs_from_the_first_model_to_the_evaluation(many, porta
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_of_a_round_of_many_it_goes_on_with_the_same_bytes(many, portal, step):
     """The portal gets the message, the silo dies before it hears so; `sum` dies while it fetches."""
-    killed, sent = [], {}
-
-    def fault(method, path):
-        if ".1.1/" in path and path.endswith(f"/{step}") and not killed:
-            killed.append(path)
-            many.kill()
-        return None
-
-    portal.fault = fault
-    begin(many, portal)
-    many.until(lambda: killed and many.processes[-1].poll() is not None)
-    many.start()
-    portal.wait(lambda: portal.finished(1))
-    assert portal.refused() == []
-    for request in portal.received:
-        kind = request.path.rsplit("/", 1)[1]
-        if ".1.1/" in request.path and request.method == "POST" and kind not in ("heartbeat", "metrics"):
-            payload = json.loads(request.body)["payload"]
-            assert sent.setdefault(kind, payload) == payload, f"{kind} left twice, with other bytes"
+    many.dies_and_goes_on(step)
     assert body_of(portal, 1) <= {N - 1, N}
     assert portal.round(1).members == sorted(portal.round(1).parameters.participants)
 
@@ -120,7 +90,7 @@ def test_nothing_secret_of_a_round_of_many_is_left(many, portal):
 )
 def test_portal_that_lies_in_a_step_of_many_is_refused(many, portal, kind, change, code):
     portal.tamper = lambda task: {**task, **change} if task["kind"] == kind and ".1.1" in task["round"] else task
-    begin(many, portal)
+    many.train_once()
     portal.wait(lambda: portal.refused())
     assert [found for found, _ in portal.refused()] == [code]
 
@@ -129,7 +99,7 @@ def test_portal_that_lies_in_a_step_of_many_is_refused(many, portal, kind, chang
 def test_step_of_the_other_protocol_is_refused(many, portal, step):
     """The silo speaks what the manifest says, whatever the portal asks for."""
     portal.tamper = lambda task: {**task, "kind": step} if task["kind"] == "list" else task
-    begin(many, portal)
+    many.train_once()
     portal.wait(lambda: portal.refused())
     assert [code for code, _ in portal.refused()] == ["OTHER_PROTOCOL"]
 
@@ -138,7 +108,7 @@ def test_step_of_many_is_refused_in_a_study_of_few(silo, portal):
     portal.make_study()
     silo.decide()
     portal.tamper = lambda task: {**task, "kind": "neighbours"} if task["kind"] == "roster" else task
-    begin(silo, portal)
+    silo.train_once()
     portal.wait(lambda: portal.refused())
     assert [code for code, _ in portal.refused()] == ["OTHER_PROTOCOL"]
 
@@ -150,7 +120,7 @@ def test_members_that_do_not_make_the_signed_root_are_refused(many, portal):
         return {**task, "sum": {**task["sum"], "members": task["sum"]["members"][1:]}}
 
     portal.tamper = tamper
-    begin(many, portal)
+    many.train_once()
     portal.wait(lambda: portal.refused())
     assert [code for code, _ in portal.refused()] == ["OTHER_SET"]
 
@@ -158,7 +128,7 @@ def test_members_that_do_not_make_the_signed_root_are_refused(many, portal):
 def test_silo_that_was_away_at_the_list_checks_the_sum(many, portal):
     portal.away = {"site-1": {"list", "unmask"}}
     portal.tamper = lambda task: {"kind": "wait"} if task["kind"] in ("list", "unmask") else task
-    begin(many, portal)
+    many.train_once()
     portal.wait(lambda: portal.finished(1))
     assert portal.refused() == []
     played = portal.round(1)
@@ -172,7 +142,7 @@ def test_round_of_many_with_known_partners_ends_well(silo, portal):
     known = {name: keyid(each.key.public) for name, each in portal.partners.items()}
     silo.policy(partners={"keys": known, "min_known": N - 1})
     silo.decide()
-    begin(silo, portal)
+    silo.train_once()
     portal.wait(lambda: portal.finished(1))
     assert portal.refused() == []
 

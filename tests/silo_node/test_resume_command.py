@@ -66,10 +66,7 @@ def test_a_running_silo_takes_a_signed_resume_up_with_the_next_round(ready, port
     portal.holding = True
     portal.begin()
     portal.wait(lambda: portal.finished(0))
-    portal.holding = False
-    with portal.condition:
-        portal.follow()
-        portal.holding = True
+    portal.go_on(hold=True)
     portal.wait(lambda: portal.refused())
     assert portal.refused()[0][0] == "STUDY_PAUSED"
     ready.until(lambda: (ready.config.studies / study / "paused.json").exists())
@@ -83,9 +80,7 @@ def test_a_running_silo_takes_a_signed_resume_up_with_the_next_round(ready, port
     assert "differ by one hospital only: site-3." in said
     assert "from the next round" in said
     portal.wait(lambda: portal.finished(1))
-    portal.holding = False
-    with portal.condition:
-        portal.follow()
+    portal.go_on()
     portal.wait(lambda: portal.finished(2))
     assert "site-1" in portal.round(2).members
     assert len(portal.refused()) == 1

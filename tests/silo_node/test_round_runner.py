@@ -95,9 +95,7 @@ def test_other_model_bytes_than_announced(ready, portal):
         return (content[:-1] + b"\7", headers) if "/models/" in path else (content, headers)
 
     portal.answer = lying
-    portal.holding = False
-    with portal.condition:
-        portal.follow()
+    portal.go_on()
     ready.start()
     ready.until(lambda: "ANSWER_NOT_GENUINE" in (ready.folder / "run.log").read_text())
     assert not [path for path in ready.config.models.iterdir() if path.suffix == ".state"]
@@ -167,9 +165,7 @@ def test_a_training_that_fails_refuses_with_its_reason(ready, portal, parameters
     else:
         for _ in range(3):
             run.begin()
-    portal.holding = False
-    with portal.condition:
-        portal.follow()
+    portal.go_on()
     ready.close()
     ready.start()
     code, said = refusal(portal)
@@ -199,10 +195,7 @@ def trained(ready, portal, update, **changes):
         **changes,
     }
     run.write_result(result, np.asarray(update, dtype=np.float32))
-    portal.holding = False
-    with portal.condition:
-        portal.follow()
-    portal.holding = True
+    portal.go_on(hold=True)
     ready.start()
 
 

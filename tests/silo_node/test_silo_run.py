@@ -97,18 +97,11 @@ def test_what_rounding_took_is_sent_in_later_rounds_and_gone_with_the_study(silo
 
 def test_it_leaves_no_secret_of_a_finished_round(sketched, portal):
     """Looked at before the check word leaves: every secret that lies in the journal then. At the end none is in any file."""
-    secrets = {}
-
-    def fault(method, path):
-        if path.endswith(".1.1/check") and not secrets:
-            sketched.kill()
-            secrets.update(secrets_of(sketched, f"round/{portal.manifest.study}/1/1/"))
-        return None
-
-    portal.fault = fault
+    dead = sketched.dies_at("check")
     sketched.start()
     portal.begin()
-    sketched.until(lambda: secrets and sketched.processes[-1].poll() is not None)
+    sketched.until(dead)
+    secrets = secrets_of(sketched, f"round/{portal.manifest.study}/1/1/")
     assert secrets.keys() >= {"hpke", "self", "list", "nonce 2", "half of site-2", "seed of site-2", "share of site-2"}
     sketched.start()
     portal.wait(lambda: portal.finished(3))
@@ -148,36 +141,10 @@ def test_killed_at_any_step_it_goes_on_with_the_same_bytes(silo, portal, step):
     Other bytes for a chunk or message that is stored would be refused by the portal. Each word is rounded by chance (half
     a unit), so an update that was quantised a second time would be another one.
     """
-    portal.make_study()
-    portal.make_study(aggregation={**portal.manifest.aggregation.model_dump(), "fraction_bits": 9})
+    portal.make_study(aggregation={"fraction_bits": 9})
     silo.decide()
-    ready = silo
-    number = 0 if step == "state" else 1
-    killed = []
-
-    def fault(method, path):
-        if path.endswith(f".{number}.1/{step}") and method in ("PUT", "POST") and not killed:
-            killed.append(path)
-            ready.kill()
-        return None
-
-    portal.fault = fault
-    portal.holding = True
-    ready.start()
-    portal.begin()
-    portal.wait(lambda: killed or portal.finished(0))
-    portal.holding = False
-    if number == 1:
-        with portal.condition:
-            portal.follow()
-    portal.wait(lambda: killed)
-    ready.until(lambda: ready.processes[-1].poll() is not None)
-    portal.holding = True
-    ready.start()
-    portal.wait(lambda: portal.finished(number))
-    assert portal.refused() == []
-    if number == 1:
-        assert body_of(portal, 1) == {3 * portal.partner_word, 3 * portal.partner_word + 1}
+    silo.dies_and_goes_on(step, 0 if step == "state" else 1)
+    assert body_of(portal, 1) == {3 * portal.partner_word, 3 * portal.partner_word + 1}
 
 
 @pytest.mark.parametrize("step", ["list", "sketch", "second", "unmask", "nonce", "sum", "check", "state"])
@@ -187,33 +154,7 @@ def test_killed_at_any_step_after_the_list_it_goes_on_with_the_same_bytes(silo, 
     portal.parameters_count = LEAST_WORDS
     portal.make_study(aggregation={"fraction_bits": 9, "sketch": True})
     silo.decide()
-    killed, sent = [], {}
-
-    def fault(method, path):
-        if ".1.1/" in path and path.endswith(f"/{step}") and not killed:
-            killed.append(path)
-            silo.kill()
-        return None
-
-    portal.fault = fault
-    portal.rounds = 1
-    portal.holding = True
-    silo.start()
-    portal.begin()
-    portal.wait(lambda: portal.finished(0))
-    with portal.condition:
-        portal.holding = False
-        portal.follow()
-        portal.holding = True
-    silo.until(lambda: killed and silo.processes[-1].poll() is not None)
-    silo.start()
-    portal.wait(lambda: portal.finished(1))
-    assert portal.refused() == []
-    for request in portal.received:
-        kind = request.path.rsplit("/", 1)[1]
-        if ".1.1/" in request.path and request.method == "POST" and kind not in ("heartbeat", "metrics"):
-            payload = json.loads(request.body)["payload"]
-            assert sent.setdefault(kind, payload) == payload, f"{kind} left twice, with other bytes"
+    silo.dies_and_goes_on(step)
     assert body_of(portal, 1) == {3, 4}
     assert portal.round(1).members == ["site-1", "site-2", "site-3", "site-4"]
 
@@ -269,9 +210,7 @@ def test_a_broker_that_dies_is_started_again_and_the_round_goes_on(ready, portal
     [broker] = [child for child in psutil.Process(process.pid).children() if "valkey" in child.name()]
     broker.kill()
     ready.until(lambda: (ready.folder / "silo.log").read_text().count("process.died") >= 1)
-    portal.holding = False
-    with portal.condition:
-        portal.follow()
+    portal.go_on()
     portal.wait(lambda: portal.finished(1), 40)
     assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
 
@@ -365,10 +304,8 @@ def test_a_newer_attempt_ends_the_older_one(ready, portal):
     ready.start()
     portal.begin()
     portal.wait(lambda: portal.finished(0))
-    with portal.condition:
-        portal.holding = False
-        portal.absent = {"site-2": "bundles", "site-3": "bundles", "site-4": "bundles"}
-        portal.follow()
+    portal.absent = {"site-2": "bundles", "site-3": "bundles", "site-4": "bundles"}
+    portal.go_on()
     portal.wait(lambda: "site-1" in portal.round(1).mail["bundles"])
     portal.absent = {}
     portal.again()
@@ -390,31 +327,11 @@ def test_it_waits_for_a_portal_that_is_not_there_yet(ready, portal):
 # --- away ------------------------------------------------------------------------------------------------------------
 
 
-def killed_at(silo, portal, kind, away):
-    """The silo dies when it sends this in round 1, and is not waited for in these kinds."""
-    killed = []
-
-    def fault(method, path):
-        if path.endswith(f".1.1/{kind}") and method == "POST" and not killed:
-            portal.away = {"site-1": set(away)}
-            silo.kill()
-            killed.append(path)
-        return None
-
-    portal.fault = fault
-    portal.holding = True
-    silo.start()
-    portal.begin()
-    portal.wait(lambda: portal.finished(0))
-    with portal.condition:
-        portal.holding = False
-        portal.follow()
-        portal.holding = True
-    silo.until(lambda: killed and silo.processes[-1].poll() is not None)
-
-
 def test_away_between_update_and_sum_it_agrees_to_what_the_others_signed_and_checks_the_sum(ready, portal):
-    killed_at(ready, portal, "update", ("list", "unmask"))
+    portal.away = {"site-1": {"list", "unmask"}}
+    dead = ready.dies_at("update")
+    ready.train_once()
+    ready.until(dead)
     played = portal.round(1)
     portal.wait(lambda: played.stage == "nonce")
     ready.start()
@@ -426,14 +343,15 @@ def test_away_between_update_and_sum_it_agrees_to_what_the_others_signed_and_che
 
 
 def test_away_when_sketches_are_shown_it_is_left_out_and_joins_the_next_round(sketched, portal):
-    killed_at(sketched, portal, "list", ("sketch",))
+    portal.away = {"site-1": {"sketch"}}
+    dead = sketched.dies_at("list")
+    sketched.train_once()
+    sketched.until(dead)
     portal.wait(lambda: portal.finished(1))
     assert portal.round(1).members == ["site-2", "site-3", "site-4"]
     portal.away = {}
     sketched.start()
-    with portal.condition:
-        portal.holding = False
-        portal.follow()
+    portal.go_on()
     portal.wait(lambda: portal.finished(2))
     assert portal.refused() == []
     assert "site-1" in portal.round(2).members
@@ -446,15 +364,10 @@ def test_away_for_a_whole_round_it_takes_up_the_model_that_the_others_signed(rea
     portal.wait(lambda: portal.finished(0))
     ready.close()
     portal.away = {"site-1": set(ORDER)}
-    with portal.condition:
-        portal.holding = False
-        portal.follow()
-        portal.holding = True
+    portal.go_on(hold=True)
     assert portal.finished(1)
     portal.away = {}
-    with portal.condition:
-        portal.holding = False
-        portal.follow()
+    portal.go_on()
     ready.start()
     portal.wait(lambda: portal.finished(2))
     assert portal.refused() == []

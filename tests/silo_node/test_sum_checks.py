@@ -191,24 +191,15 @@ def test_a_sum_that_too_few_signed_for_opens_no_nonce(ready, portal):
 
 
 def test_a_second_sum_in_one_round_opens_no_nonce_and_both_signatures_are_kept(ready, portal):
-    killed = []
-
-    def fault(method, path):
-        if path.endswith(".1.1/nonce") and not killed:
-            killed.append(path)
-            ready.kill()
-            return 0
-        return None
-
     def another(each):
         facts = {**each["sum"], "digest": "sha256:" + "7" * 64}
         payload = {**json.loads(unb64(each["portal_signature"]["payload"])), **facts}
         signed = sign_envelope(SUM_TYPE, canonical.encode(payload), portal.answer_key)
         return {**each, "sum": facts, "portal_signature": signed.as_dict()}
 
-    portal.fault = fault
+    dead = ready.dies_at("nonce", arrives=False)
     begin(ready, portal)
-    ready.until(lambda: killed and ready.processes[-1].poll() is not None)
+    ready.until(dead)
     lie_in(portal, "sum", another)
     ready.start()
     refs = caught(ready, portal, "SECOND_SUM", "nonce", "sum", "first_sum", "lists")
@@ -216,22 +207,16 @@ def test_a_second_sum_in_one_round_opens_no_nonce_and_both_signatures_are_kept(r
 
 
 def test_after_a_restart_the_sum_is_fetched_again_and_its_digest_compared(ready, portal):
-    killed = []
-
-    def fault(method, path):
-        if path.endswith(".1.1/check") and not killed:
-            killed.append(path)
-            ready.kill()
-
+    dead = ready.dies_at("check")
     original = portal._round
 
     def serve(method, round_id, rest, query, body, silo):
         data = original(method, round_id, rest, query, body, silo)
-        return data[:-1] + bytes([data[-1] ^ 1]) if rest == ["sum"] and killed else data
+        return data[:-1] + bytes([data[-1] ^ 1]) if rest == ["sum"] and dead() else data
 
-    portal.fault, portal._round = fault, serve
+    portal._round = serve
     begin(ready, portal)
-    ready.until(lambda: killed and ready.processes[-1].poll() is not None)
+    ready.until(dead)
     ready.start()
     caught(ready, portal, "SUM_DIFFERS", "state", "sum", "checks")
 
@@ -271,18 +256,9 @@ def test_a_long_sum_is_fetched_piece_by_piece_into_the_rounds_folder(ready, port
 
 def test_a_second_sketch_under_another_seed_is_never_shown(sketched, portal):
     """The first is on its way when the silo dies; the portal then shows other lists, whose nonces make another seed."""
-    killed = []
-
-    def fault(method, path):
-        if path.endswith(".1.1/sketch") and not killed:
-            killed.append(path)
-            sketched.kill()
-            return 0
-        return None
-
-    portal.fault = fault
+    dead = sketched.dies_at("sketch", arrives=False)
     begin(sketched, portal)
-    sketched.until(lambda: killed and sketched.processes[-1].poll() is not None)
+    sketched.until(dead)
     lie_in(portal, "sketch", lambda each: {**each, "lists": each["lists"][:3]})
     sketched.start()
     caught(sketched, portal, "SECOND_SKETCH", "sketch", "lists")

@@ -56,8 +56,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     Stage.STATE: ("check", "state", "refusal"),
 }
 """Stage -> the kinds of messages that say what is to be done."""
-ANSWERS: dict[str, str] = {stage: kinds[-2] for stage, kinds in KINDS.items()}
-"""Stage -> the kind of message that answers it."""
 SETUP = (Stage.KEYS, Stage.ROW, Stage.BUNDLES, Stage.READY, Stage.UPDATE)
 ENDED = timedelta(days=30)
 """How long a completed or paused study is still named."""
@@ -145,7 +143,7 @@ def _of_round(item: Round, silo: str, fresh: bool) -> tuple[str, list[Assignment
             found.append(announce)
         elif first:
             return "not published", []
-    if not everybody and not mail.letter((many.ANSWERS if facts.sparse else ANSWERS)[item.stage], silo):
+    if not everybody and not mail.letter(item.stage, silo):
         found.append((many.task if facts.sparse else _task)(item, silo, mail))
     return "asked", found
 

@@ -42,8 +42,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     Stage.STATE: ("check", "state", "refusal"),
 }
 """Stage -> the kinds whose senders say what is to be done."""
-ANSWERS: dict[str, str] = {stage: stage for stage in KINDS}
-"""Stage -> the kind of message that answers it: they have the same names."""
 MOST_ENTRIES = 64
 """Entries that are asked for at once."""
 

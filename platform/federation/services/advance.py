@@ -76,7 +76,7 @@ def round_advance(
 def keys(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bool) -> Outcome:
     count = tally("keys", item.announced, mail, lost, over)
     willing = count.answered - mail.refused()
-    least = facts.least_roster
+    least = facts.manifest.least_roster
     if len(set(item.announced) - mail.refused()) < least:
         return Stop("ROSTER_TOO_SMALL", too_few(least, "take part", mail, facts))
     if not count.waiting and len(willing) >= least:

@@ -12,30 +12,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from federation.models import Round, Stage
+from federation.models import ORDER, Round, Stage
 from federation.services.errors import Refused, out_of_stage
 from federation.services.facts import parameters_of
 from federation.services.mail import Headers, read_headers
 from protocol.secure_aggregation.sparse import Parcel, SparseCoordinator
+from protocol.secure_aggregation.sparse.messages import SPARSE
 from protocol.signing import Envelope
 
-ORDER = (
-    *(Stage.KEYS, Stage.ROW, Stage.BUNDLES, Stage.READY, Stage.UPDATE, Stage.LIST, Stage.UNMASK, Stage.SUM),
-    *(Stage.NONCE, Stage.CHECK, Stage.STATE, Stage.FINISHED),
-)
-"""The stages of a round with many silos, in order."""
-FED: Mapping[str, Stage] = {
-    "keys": Stage.KEYS,
-    "row": Stage.ROW,
-    "bundles": Stage.BUNDLES,
-    "ready": Stage.READY,
-    "update": Stage.UPDATE,
-    "list": Stage.LIST,
-    "unmask": Stage.UNMASK,
-    "nonce": Stage.NONCE,
-    "check": Stage.CHECK,
-}
-"""Kind of message that the coordinator takes -> the stage that waits for it."""
+FED = tuple(kind for kind in SPARSE if kind != "state")
+"""The kinds of messages that the coordinator takes."""
 CLOSES: Mapping[str, str] = {
     "keys": "close_roster",
     "row": "close_graph",
@@ -61,15 +47,15 @@ class Book:
 
     def catch_up(self, item: Round) -> None:
         """Take what was stored since, and fix what the row says is fixed. Raises _OtherWorld."""
-        now = ORDER.index(Stage(item.stage))
-        begun = [kind for kind, stage in FED.items() if ORDER.index(stage) <= now]
-        if self._over - {kind for kind in begun if ORDER.index(FED[kind]) < now}:
+        now = ORDER.index(item.stage)
+        begun = [kind for kind in FED if ORDER.index(kind) <= now]
+        if self._over - {kind for kind in begun if ORDER.index(kind) < now}:
             raise _OtherWorld
         mail = read_headers(item, [kind for kind in begun if kind not in self._over])
         for kind in begun:
             if kind in self._over:
                 continue
-            over = ORDER.index(FED[kind]) < now
+            over = ORDER.index(kind) < now
             wanted = _wanted(item, kind, mail, over)
             self._feed(item, kind, wanted, mail)
             if over:

@@ -8,15 +8,13 @@ from functools import lru_cache
 
 from federation.models import Purpose, Round
 from federation.services.models import front_of
-from governance.models import Manifest
-from protocol.canonical import unb64
-from protocol.evaluation import tail_length
-from protocol.manifest import parse_manifest
+from governance.models import Manifest as ManifestRow
+from protocol.agreed_parameters import agreed_parameters
+from protocol.manifest import Manifest, parse_manifest
 from protocol.secure_aggregation.coordinator import Coordinator
-from protocol.secure_aggregation.parameters import RoundParameters, SketchTerms, threshold
+from protocol.secure_aggregation.parameters import RoundParameters, threshold
 from protocol.secure_aggregation.scales import FixedPoint
 from protocol.secure_aggregation.sets import ReadyView, RosterView
-from protocol.secure_aggregation.sparse import SparseParameters
 from protocol.signing import Envelope
 
 
@@ -25,30 +23,24 @@ class Facts:
     """The parts of a manifest that rounds need.
 
     participants: silo -> Ed25519 public key (32 bytes); weights: silo -> fixed weight; hospitals: silo -> name.
-    fixed: what the words of an update can hold; tail: 64-bit words.
-    sketch: whether updates out of bounds are left out before the unmasking. unverified: whether a sum may stand although
-        a check word never came.
+    fixed: what the words of an update can hold.
+    unverified: whether a sum may stand although a check word never came.
     patience: rounds without a gain of min_delta in AUC that end the training, None: never.
     worse_by: how far below the best earlier AUC a model leads to a proposal to go back, None: never.
-    sparse_from: from that many participants on each silo masks with a neighbourhood; see `sparse`.
     drawn: how many of the silos are asked to take part in a training round, None: all.
     seed: of the first model, or None where `pretrained` names its digest.
     """
 
+    manifest: Manifest
     study: str
-    digest: str
     participants: Mapping[str, bytes]
     weights: Mapping[str, int]
     hospitals: Mapping[str, str]
-    min_roster: int
     min_participants: int
     fixed: FixedPoint
-    sketch: bool
     unverified: bool
-    sparse_from: int
     drawn: int | None
     server_lr: float
-    tail: int
     max_rounds: int
     patience: int | None
     min_delta: float
@@ -61,12 +53,7 @@ class Facts:
     @property
     def sparse(self) -> bool:
         """Whether rounds speak the protocol for many silos (secure_aggregation/sparse)."""
-        return len(self.participants) >= self.sparse_from
-
-    @property
-    def least_roster(self) -> int:
-        """The fewest silos with which a round can be begun."""
-        return max(self.min_roster, self.least_set) if self.sparse else self.min_roster
+        return self.manifest.sparse
 
     @property
     def least_set(self) -> int:
@@ -78,26 +65,22 @@ class Facts:
         return threshold(len(self.participants) if self.sparse else silos)
 
 
-def read_facts(body: bytes, digest: str) -> Facts:
+def read_facts(body: bytes) -> Facts:
     """The facts of a frozen manifest. Raises ManifestError for bytes that are none."""
     manifest = parse_manifest(body)
     plan, aggregation = manifest.plan, manifest.aggregation
     initial = plan.initial
     return Facts(
+        manifest=manifest,
         study=manifest.study,
-        digest=digest,
-        participants={each.silo: unb64(each.public) for each in manifest.participants},
+        participants=manifest.public_keys(),
         weights={each.silo: each.weight for each in manifest.participants},
         hospitals={each.silo: each.organisation for each in manifest.participants},
-        min_roster=aggregation.min_roster,
         min_participants=aggregation.min_participants,
         fixed=manifest.fixed_point(),
-        sketch=aggregation.sketch,
         unverified=aggregation.check_words == "optional",
-        sparse_from=aggregation.sparse_from,
         drawn=aggregation.drawn,
         server_lr=plan.strategy.server_lr,
-        tail=tail_length(plan.evaluation.bins),
         max_rounds=plan.stopping.max_rounds,
         patience=plan.stopping.patience,
         min_delta=plan.stopping.min_delta,
@@ -112,40 +95,30 @@ def read_facts(body: bytes, digest: str) -> Facts:
 @lru_cache(maxsize=256)
 def facts_of(digest: str) -> Facts:
     """The facts of the manifest with this digest; the first call in a process reads it from the database."""
-    return read_facts(bytes(Manifest.objects.values_list("body", flat=True).get(digest=digest)), digest)
+    return read_facts(bytes(ManifestRow.objects.values_list("body", flat=True).get(digest=digest)))
 
 
 def parameters_of(item: Round) -> RoundParameters:
     """What all parties of this attempt agree on; `SparseParameters` where there are many silos."""
     words = item.model_length if item.purpose == Purpose.TRAIN else 0
-    return _parameters(item.study_id, item.manifest_digest, item.number, item.attempt, item.model_digest, words)
+    return _parameters(item.manifest_digest, item.number, item.attempt, item.model_digest, words)
 
 
 @lru_cache(maxsize=64)
-def _parameters(study: str, manifest: str, number: int, attempt: int, model: str | None, words: int) -> RoundParameters:
-    facts = facts_of(manifest)
-    common = {
-        "study": study,
-        "manifest": facts.digest,
-        "round": number,
-        "attempt": attempt,
-        "model": model,
-        "participants": facts.participants,
-        "min_roster": facts.min_roster,
-        "min_participants": facts.min_participants,
-        "words": words,
-        "tail": facts.tail,
-        "word_bits": facts.fixed.word_bits,
-        "unverified": facts.unverified,
-    }
-    if facts.sparse:
-        return SparseParameters(**common, sparse_from=facts.sparse_from)
-    terms = None
-    if facts.sketch and words:
+def _parameters(manifest: str, number: int, attempt: int, model: str | None, words: int) -> RoundParameters:
+    facts, segments = facts_of(manifest), ()
+    if facts.manifest.aggregation.sketch and words:  # else the model need not be read
         front = front_of(model or "")
         segments = facts.fixed.segments(front.table, front.scales)
-        terms = SketchTerms(facts.weights, facts.fixed.clip_norm, segments)
-    return RoundParameters(**common, sketch=terms)
+    return agreed_parameters(
+        facts.manifest,
+        digest=manifest,
+        number=number,
+        attempt=attempt,
+        model=model,
+        words=words,
+        segments=segments,
+    )
 
 
 class RememberingCoordinator(Coordinator):

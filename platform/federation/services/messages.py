@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 
 from evidence.services import record
-from federation.models import Parcel, Purpose, Round, RoundMessage, SiloMetric, Stage
+from federation.models import ORDER, Parcel, Purpose, Round, RoundMessage, SiloMetric, Stage
 from federation.services import advance, books, stages
 from federation.services.chunks import check_chunks
 from federation.services.errors import Refused, bad_message, not_yours, out_of_stage
@@ -31,22 +31,6 @@ from protocol.secure_aggregation import check_word, checks
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.sparse.messages import SparseUpdate
 from protocol.signing import Envelope, SignatureError
-
-TAKES: Mapping[str, Stage] = {
-    "keys": Stage.KEYS,
-    "row": Stage.ROW,
-    "bundles": Stage.BUNDLES,
-    "ready": Stage.READY,
-    "update": Stage.UPDATE,
-    "list": Stage.LIST,
-    "sketch": Stage.SKETCH,
-    "second": Stage.SECOND,
-    "unmask": Stage.UNMASK,
-    "nonce": Stage.NONCE,
-    "check": Stage.CHECK,
-    "state": Stage.STATE,
-}
-"""Kind of message -> the stage that waits for it."""
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "keys": ("keys", "refusal"),
@@ -81,20 +65,6 @@ MANY_NEED: Mapping[str, tuple[str, ...]] = {
 
 KINDS = frozenset({*NEEDS, *MANY_NEED, "refusal"})
 """All kinds that `message_receive` takes."""
-ORDER = (
-    *(
-        Stage.KEYS,
-        Stage.ROW,
-        Stage.BUNDLES,
-        Stage.READY,
-        Stage.UPDATE,
-        Stage.LIST,
-        Stage.SKETCH,
-        Stage.SECOND,
-        Stage.UNMASK,
-    ),
-    *(Stage.SUM, Stage.NONCE, Stage.CHECK, Stage.STATE),
-)
 LATE = ("list", "sketch", "second", "unmask", "nonce", "check", "state")
 """These stages may go on without some; what comes after is checked, kept and marked late, and is never relayed."""
 LEAVES = {"sketch": 2048, "check": 8}
@@ -152,8 +122,8 @@ def mail_for(item: Round, kind: str | None, facts: Facts) -> Mail:
     present stage needs."""
     needs = MANY_NEED if facts.sparse else NEEDS
     if kind is None or kind == "refusal":
-        kind = next((name for name, stage in TAKES.items() if stage == item.stage), None)
-    wanted = needs.get(kind or "", (kind or "refusal", "refusal"))
+        kind = str(item.stage)
+    wanted = needs.get(kind, (kind, "refusal"))
     return read_headers(item, wanted) if facts.sparse else read_mail(item, wanted)
 
 
@@ -169,10 +139,9 @@ def _check_stage(item: Round, kind: str) -> bool:
         if item.stage in (Stage.SUM, Stage.FINISHED):
             raise out_of_stage(item.key, kind, item.stage)
         return False
-    wanted = TAKES[kind]
-    if item.stage == wanted:
+    if item.stage == kind:
         return False
-    if kind in LATE and (item.stage == Stage.FINISHED or _rank(item, item.stage) > _rank(item, wanted)):
+    if kind in LATE and _rank(item, item.stage) > _rank(item, kind):
         return True
     raise out_of_stage(item.key, kind, item.stage)
 
@@ -181,7 +150,7 @@ def _rank(item: Round, stage: str) -> int:
     # The first model is signed first and made by the portal after.
     if item.purpose == Purpose.INITIAL and stage in (Stage.STATE, Stage.SUM):
         return int(stage == Stage.SUM)
-    return ORDER.index(Stage(stage))
+    return ORDER.index(stage)
 
 
 def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, facts: Facts, late: bool) -> Any:

@@ -59,7 +59,7 @@ def pretrained_path(*, study: str, digest: str) -> Path | None:
 
 def pretrained_check(*, study: Study, manifest: Manifest) -> None:
     """Refuse a version that starts from a model which was not uploaded for its study."""
-    digest = read_facts(manifest.data, manifest.digest).pretrained
+    digest = read_facts(manifest.data).pretrained
     if digest is not None and pretrained_path(study=study.pk, digest=digest) is None:
         raise Refused(
             "MODEL",
@@ -89,7 +89,7 @@ def _start_from(study: Study, actor: Actor, initial: dict[str, Any]) -> None:
 
 def _forget_unused(study: Study, *, kept: str) -> None:
     """Remove what was uploaded for this study, is not its start any more and stands in none of its versions."""
-    used = {read_facts(each.data, each.digest).pretrained for each in study.manifests.all()} | {kept}
+    used = {read_facts(each.data).pretrained for each in study.manifests.all()} | {kept}
     for row in UploadedModel.objects.filter(study=study).exclude(digest__in=used - {None}):
         row.delete()
         elsewhere = UploadedModel.objects.filter(digest=row.digest), GlobalModel.objects.filter(digest=row.digest)

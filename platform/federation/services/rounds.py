@@ -88,10 +88,10 @@ def study_continue(study_id: str, *, last: Round | None, now: datetime) -> Round
         services.study_complete(study=study, refs=refs)
         return None
     silos = approved_silos(manifest, facts.participants)
-    if len(silos) < facts.least_roster:
+    if len(silos) < facts.manifest.least_roster:
         sentence = (
             f"{len(silos)} hospitals approve this version of the study and have an active silo; "
-            f"a round needs {facts.least_roster}."
+            f"a round needs {facts.manifest.least_roster}."
         )
         services.study_pause(actor=SYSTEM, study=study, code="APPROVALS_MISSING", reason=sentence)
         return None

@@ -18,7 +18,7 @@ from federation.services import advance, stages, work
 from federation.services.activation import study_go_on
 from federation.services.facts import facts_of
 from federation.services.liveness import lost_silos
-from federation.services.messages import TAKES, mail_for
+from federation.services.messages import mail_for
 from governance.models import Study, StudyState
 
 RUNS = (StudyState.ACTIVE, StudyState.RUNNING)
@@ -60,10 +60,9 @@ def sweep_round(key: str, now: datetime) -> bool:
         return False
     over = item.deadline_at <= now
     facts = facts_of(item.manifest_digest)
-    mail_kind = next(kind for kind, stage in TAKES.items() if stage == item.stage)
     if not over and item.stage_at > now - timedelta(seconds=conf.lost_after()):
         return False
     mail = mail_for(item, None, facts)
-    missing = set(item.announced) - mail.silos(mail_kind)
+    missing = set(item.announced) - mail.silos(item.stage)
     lost = lost_silos(item, missing, now)
     return advance.round_advance(item, mail=mail, facts=facts, now=now, lost=lost, over=over)

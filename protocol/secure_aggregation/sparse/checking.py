@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol import canonical
-from protocol.messages import Check, Nonce
+from protocol.messages import Check
 from protocol.secure_aggregation import check_word, checks
+from protocol.secure_aggregation.checks import NoncesView
 from protocol.secure_aggregation.errors import ProtocolViolation
-from protocol.secure_aggregation.next_state import NextState
 from protocol.secure_aggregation.parameters import threshold
-from protocol.secure_aggregation.records import envelope_in, envelope_out
 from protocol.secure_aggregation.sparse.attempt import open_signed
 from protocol.secure_aggregation.sparse.nonces import OpenedNonces
 from protocol.secure_aggregation.sparse.reveal import SUMMED, SparseReveal
 from protocol.secure_aggregation.sparse.trees import Claim, Tree
+from protocol.secure_aggregation.verdict import Verdict
 from protocol.signing import Envelope
 
 
-class SparseChecking(SparseReveal, NextState):
-    """`agree()`, `open_nonce()`, `send_check()`, `verify_sum()`."""
+class SparseChecking(SparseReveal, Verdict):
+    """`agree()`, `send_check()`, `verify_sum()`."""
 
     def agree(self, members: Iterable[str]) -> tuple[str, ...]:
         """Whom the list names that this silo signed or accepted: only its members make its root.
@@ -44,24 +44,6 @@ class SparseChecking(SparseReveal, NextState):
 
     # --- 8. check words ----------------------------------------------------------------------------------------------
 
-    def open_nonce(self, published: str) -> Envelope:
-        """Open the second nonce, once a round, for the sum to which the portal is bound.
-
-        Parameters and errors: as the dense protocol's.
-        """
-        with self._lock:
-            own = self._secrets("open_nonce()")
-            self._records.need("final", "open_nonce()")
-            record = self._records.read("sum")
-            if record is None:
-                nonce = canonical.unb64(own["nonces"][1])
-                sent = self._seal(Nonce, roster=self._root("open_nonce()"), sum=published, nonce=nonce)
-                record = {"sum": published, "sent": envelope_out(sent)}
-                self._records.write("sum", record)
-            if record["sum"] != published:
-                raise ProtocolViolation("SECOND_SUM", "the portal published another sum in this round before")
-            return envelope_in(record["sent"])
-
     def send_check(self, opened: OpenedNonces) -> Envelope:
         """Send the check word on the journaled update, once a round.
 
@@ -81,28 +63,8 @@ class SparseChecking(SparseReveal, NextState):
             complete = self._check_complete(set(members), nonces.keys())
             if nonces.get(self.silo) != canonical.unb64(own["nonces"][1]):
                 raise ProtocolViolation("LEFT_OUT", f"the nonce of {self.silo} is not among those that were opened")
-            record = self._records.read("check")
-            if record is None:
-                seed = check_word.seed_of(self._ctx, published, nonces)
-                tail = (np.frombuffer(words, dtype="<u8") for words in self._own_chunks("tail"))
-                word = checks.own_word(self.parameters, seed, self._own_body(), tail)
-                message = self._seal(
-                    Check,
-                    roster=self._root("send_check()"),
-                    sum=published,
-                    nonces=opened.digest,
-                    word=check_word.to_bytes(word),
-                )
-                record = {
-                    "nonces": opened.digest,
-                    "complete": complete,
-                    "seed": canonical.b64(seed),
-                    "sent": envelope_out(message),
-                }
-                self._records.write("check", record)
-            if record["nonces"] != opened.digest:
-                raise ProtocolViolation("SECOND_CHECK", "this silo already sent a check word under other nonces")
-            return envelope_in(record["sent"])
+            view = NoncesView(opened.digest, check_word.seed_of(self._ctx, published, nonces))
+            return self._check_under(view, published, complete=complete)
 
     def _check_complete(self, members: set[str], opened: Iterable[str]) -> bool:
         """Whether every member opened its nonce, so that nobody could choose among sets of nonces."""
@@ -128,11 +90,8 @@ class SparseChecking(SparseReveal, NextState):
         with self._lock:
             self._secrets("verify_sum()")
             own, published = self._records.need("check", "verify_sum()"), self._records.need("sum", "verify_sum()")
-            root, messages, sent = self._root("verify_sum()"), dict[str, Check](), envelope_in(own["sent"])
-            came = list(check_envelopes)
-            if all(envelope.payload != sent.payload for envelope in came):
-                raise ProtocolViolation("OTHER_MESSAGE", f"the check words do not hold the one that {self.silo} sent")
-            for envelope in came:
+            root, messages = self._root("verify_sum()"), dict[str, Check]()
+            for envelope in self._with_own(check_envelopes, own):
                 message = open_signed(self.parameters, Check, envelope, root)
                 if message.silo in messages:
                     raise ProtocolViolation("TWICE", f"{message.silo} stands twice among the check words")
@@ -142,17 +101,7 @@ class SparseChecking(SparseReveal, NextState):
             )
             if expected is not None:
                 checks.compare_words(self.parameters, canonical.unb64(own["seed"]), expected, body, tail)
-            verified = expected is not None and own["complete"]
-            before = self._records.read("verified")
-            if before is None:
-                self._records.write("verified", {"verified": verified})
-            elif before != {"verified": verified}:
-                raise ProtocolViolation("SECOND_CHECK", "the sum was judged with other check words before")
-            return verified
-
-    def _members(self, call: str) -> list[str]:
-        members: list[str] = self._records.need("final", call)["members"]
-        return members
+            return self._judge(expected is not None and own["complete"])
 
     def _roster_name(self, call: str) -> str:
         return self._root(call)

@@ -16,15 +16,16 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from benchmarks.memory_journal import MemoryJournal
 from portal.actors import Subject, silo_actor
 from protocol import messages
+from protocol.agreed_parameters import agreed_parameters
 from protocol.canonical import b64, digest, unb64
-from protocol.evaluation import encode_tail, tail_length
+from protocol.evaluation import encode_tail
 from protocol.initial_model import initial_state
 from protocol.manifest import freeze, parse_manifest
 from protocol.model_state import ModelState, TensorSpec
-from protocol.secure_aggregation import JournalConflict, RoundParameters, SiloRound
-from protocol.secure_aggregation.parameters import SketchTerms
+from protocol.secure_aggregation import RoundParameters, SiloRound
 from protocol.secure_aggregation.words import lane, packed_bytes, signed, unpack
 from protocol.server_step import apply_whole, next_scales
 from protocol.signing import Envelope, SigningKey
@@ -32,24 +33,6 @@ from tests.platform.federation.played_many import ManySteps
 
 TABLE = (TensorSpec("layer.weight", (8, 16)), TensorSpec("layer.bias", (8,)), TensorSpec("norm.mean", (4,), "local"))
 BINS = 8
-
-
-class MemoryJournal:
-    """A silo's journal; put-once, as the protocol asks."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
-
-    def put(self, key: str, value: bytes) -> None:
-        if self.rows.setdefault(key, bytes(value)) != bytes(value):
-            raise JournalConflict(key)
-
-    def get(self, key: str) -> bytes | None:
-        return self.rows.get(key)
-
-    def forget(self, prefix: str) -> None:
-        for key in [key for key in self.rows if key.startswith(prefix)]:
-            del self.rows[key]
 
 
 class PlayedSilo:
@@ -117,28 +100,16 @@ class PlayedSilo:
         return len(self.sent) > before
 
     def parameters(self, task: dict[str, Any]) -> RoundParameters:
-        manifest = self.network.manifest
-        aggregation = manifest.aggregation
-        words = task["model_length"] if task["purpose"] == "train" else 0
-        weights = {each.silo: each.weight for each in manifest.participants}
-        terms, state = None, self.states.get(task["model"])
-        if aggregation.sketch and words and state is not None:
-            segments = manifest.fixed_point().segments(state.table, state.scales)
-            terms = SketchTerms(weights, aggregation.clip_norm, segments)
-        return RoundParameters(
-            study=task["study"],
-            manifest=task["manifest"],
-            round=task["number"],
+        manifest, training = self.network.manifest, task["purpose"] == "train"
+        state = self.states[task["model"]] if training else None
+        return agreed_parameters(
+            manifest,
+            digest=task["manifest"],
+            number=task["number"],
             attempt=task["attempt"],
             model=task["model"],
-            participants=manifest.public_keys(),
-            min_roster=aggregation.min_roster,
-            min_participants=aggregation.min_participants,
-            words=words,
-            tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=aggregation.word_bits,
-            sketch=terms,
-            unverified=aggregation.check_words == "optional",
+            words=task["model_length"] if training else 0,
+            segments=manifest.fixed_point().segments(state.table, state.scales) if state else (),
         )
 
     def machine_for(self, task: dict[str, Any]) -> SiloRound:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from protocol.secure_aggregation.sparse import SparseParameters, SparseRound, wire
+from protocol.secure_aggregation.sparse import SparseRound, wire
 from protocol.signing import Envelope
 
 
@@ -18,11 +17,6 @@ class ManySteps:
 
     def machine_for(self, task: dict[str, Any]) -> SparseRound:
         return SparseRound(self.parameters(task), silo=self.name, key=self.key, journal=self.journal)
-
-    def parameters(self, task: dict[str, Any]) -> SparseParameters:
-        common = super().parameters(task)
-        fields = {each.name: getattr(common, each.name) for each in dataclasses.fields(common)}
-        return SparseParameters(**fields, sparse_from=self.network.manifest.aggregation.sparse_from)
 
     def keep(self, task: dict[str, Any]) -> SparseRound:
         self.given.setdefault(task["round"], {})[task["kind"]] = task

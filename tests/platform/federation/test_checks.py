@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from evidence.models import Entry
-from federation.models import Purpose, Round, RoundMessage, Stage
+from federation.models import ORDER, Purpose, Round, RoundMessage, Stage
 from federation.selectors.assignments import assignments_for
 from federation.services import facts, work
-from federation.services.messages import LATE, ORDER, TAKES
+from federation.services.messages import LATE
 from portal.problems import Refused
 from protocol.canonical import decode
-from protocol.messages import Check, Nonce, SecondList, Sketch, Unmask, seal
+from protocol.messages import KINDS, Check, Nonce, SecondList, Sketch, Unmask, seal
 from protocol.secure_aggregation import SiloRound
+from protocol.secure_aggregation.sparse.messages import SPARSE
 from protocol.signing import Envelope, sign_envelope
 
 OTHERS = ["site-1", "site-3", "site-4"]
+TAKING = [stage for stage in ORDER if stage not in (Stage.SUM, Stage.FINISHED)]
 CHECKED = ("sketch", "second", "unmask", "nonce", "check")
 
 
@@ -126,21 +128,27 @@ def test_a_round_that_only_evaluates_ends_with_its_check_words(network):
     assert world.rounds[-1].verified is True
 
 
+def test_stages_have_the_names_and_the_order_of_the_protocols_messages():
+    for protocol in (KINDS, SPARSE):
+        named = [kind for kind in protocol if kind not in ("refusal", "metrics", "heartbeat")]
+        assert [stage for stage in TAKING if stage in named] == named
+    assert {*TAKING} <= {*KINDS, *SPARSE}
+
+
 def test_no_message_is_taken_before_its_stage(network):
     world = network(4, sketch=True)
     world.play(until=training)
     tried = 0
-    for stage in (stage for stage in ORDER if stage not in (Stage.SUM, Stage.ROW)):
+    for stage in (stage for stage in TAKING if stage != Stage.ROW):
         world.play(until=at(stage))
         assert world.round.stage == stage
         silo, item = world.silos["site-1"], world.round
         message = silo.rounds[item.key].keys()
-        for kind, wanted in TAKES.items():
-            if ORDER.index(wanted) > ORDER.index(stage):
-                with pytest.raises(Refused, match="OUT_OF_STAGE"):
-                    send(silo, item.key, kind, message)
-                tried += 1
-    few = len(TAKES) - 1  # `row` is never waited for among few; it is tried once, at the start
+        for kind in TAKING[TAKING.index(stage) + 1 :]:
+            with pytest.raises(Refused, match="OUT_OF_STAGE"):
+                send(silo, item.key, kind, message)
+            tried += 1
+    few = len(TAKING) - 1  # `row` is never waited for among few; it is tried once, at the start
     assert tried == few * (few - 1) // 2 + 1
 
 
@@ -485,7 +493,7 @@ def test_a_late_sketch_is_kept_and_never_relayed(network):
 def test_a_late_nonce_or_check_word_is_kept_and_changes_nothing(network, kind):
     world = network(4, max_rounds=1, check_words="optional")
     late = world.silos["site-2"]
-    world.play(until=at(TAKES[kind]))
+    world.play(until=at(Stage(kind)))
     held = []
     late.post, before = lambda key, kind, envelope: held.append((key, kind, envelope)), late.post
     late.act()

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
+from benchmarks.memory_journal import MemoryJournal
 from protocol.messages import Update
-from protocol.secure_aggregation import Coordinator, JournalConflict, ProtocolViolation, RoundParameters, SiloRound
+from protocol.secure_aggregation import Coordinator, ProtocolViolation, RoundParameters, SiloRound
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
 from protocol.secure_aggregation.words import lane, pack, signed, unpack
 from protocol.signing import Envelope, SigningKey
@@ -26,11 +27,11 @@ class Killed(Exception):
     """The process died at this point."""
 
 
-class MemoryJournal:
-    """A journal that keeps everything in memory, and kills its process before or after a chosen put."""
+class MortalJournal(MemoryJournal):
+    """Kills its process before or after a chosen put."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
+        super().__init__()
         self.puts = 0
         self.kill_at: tuple[int, str] | None = None
 
@@ -38,19 +39,11 @@ class MemoryJournal:
         self.puts += 1
         if self.kill_at == (self.puts, "before"):
             raise Killed(key)
-        if self.rows.setdefault(key, bytes(value)) != value:
-            raise JournalConflict(key)
+        super().put(key, value)
         if self.kill_at == (self.puts, "after"):
             raise Killed(key)
 
-    def get(self, key: str) -> bytes | None:
-        return self.rows.get(key)
-
-    def forget(self, prefix: str) -> None:
-        for key in [key for key in self.rows if key.startswith(prefix)]:
-            del self.rows[key]
-
-    def copy(self) -> MemoryJournal:
+    def copy(self) -> MortalJournal:
         return copy.deepcopy(self)
 
 
@@ -59,7 +52,7 @@ class World:
 
     names = NAMES
     keys = KEYS
-    Journal = MemoryJournal
+    Journal = MortalJournal
     Killed = Killed
 
     def __init__(
@@ -88,7 +81,7 @@ class World:
         high, top = (100, 100) if other.pop("small", clip_norm is not None) else (2**32, 2**64)
         self.settings = settings | other
         self.silos = NAMES[:n]
-        self.journals = {name: MemoryJournal() for name in self.silos}
+        self.journals = {name: MortalJournal() for name in self.silos}
         draw = np.random.default_rng(seed)
         self.updates = {
             name: (

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.memory_journal import MemoryJournal
 from protocol import canonical, secure_aggregation
 from protocol.messages import KINDS
 from protocol.secure_aggregation import ProtocolViolation, sealing
@@ -100,7 +101,7 @@ class Listener:
 
 def reach(value: object, seen: set[int]) -> Iterator[object]:
     """Every object of the protocol's own classes that can be reached from `value`."""
-    if id(value) in seen or type(value).__name__ == "MemoryJournal":
+    if id(value) in seen or isinstance(value, MemoryJournal):
         return
     seen.add(id(value))
     if isinstance(value, Mapping):
