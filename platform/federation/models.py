@@ -2,7 +2,7 @@
 
 Round 1 --- n Seat           the silos that were asked, with their last sign of life
 Round 1 --- n RoundMessage   the signed messages, one a (round, kind, silo)
-Round 1 --- n Parcel         with many silos: the sealed boxes, one for each pair of neighbours, while the round is open
+Round 1 --- n Parcel         the sealed boxes, one for each two that share masks, while the round is open
 Round 1 --- n ChunkReceipt   the pieces of masked updates that lie in the chunk store
 Round 1 --- n SumChunk       the pieces of the sum that are done
 Round 1 --- 1 RoundResult    what the masked tail said about the model that came in
@@ -174,11 +174,15 @@ class RoundMessage(models.Model):
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("round", "kind", "silo"), name="message_once"),)
+        # All that `mail.read_mail` asks for: with many silos it would else wade through every envelope for each message.
+        indexes = (models.Index(fields=("round", "kind", "silo", "digest", "late"), name="message_header"),)
 
 
 class Parcel(models.Model):
-    """With many silos: the box that one silo sealed to a neighbour, taken out of its signed `bundles`; no silo needs all of
-    them. `hashes`: of the shares in it, null where it holds none."""
+    """The box that one silo sealed to another, taken out of its signed `bundles`; no silo needs all of them.
+
+    `hashes`: with many silos, of the shares in it; null where it holds none, and with few silos.
+    """
 
     round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="parcels")
     sender = models.CharField(max_length=64)

@@ -95,7 +95,11 @@ class Removal:
 
 
 class Coordinator:
-    """Checks and arithmetic of one attempt. Every method raises `ProtocolViolation` for what does not fit."""
+    """Checks and arithmetic of one attempt. Every method raises `ProtocolViolation` for what does not fit.
+
+    Each set is read in one method only (`roster`, `ready`, `list_of`, `first`, `sketches`, `judge`, `final`, `nonces`), so
+    whoever is asked again and again overrides them to remember what came of a set. Envelopes may be iterated over twice.
+    """
 
     def __init__(self, parameters: RoundParameters) -> None:
         self.parameters = parameters
@@ -198,7 +202,7 @@ class Coordinator:
         ready = self.ready(roster, ready_envelopes)
         message = sets.open_signed(self.parameters, ListSignature, envelope, roster)
         view = sets.check_list(self.parameters, roster, ready, message)
-        if view != sets.read_updates(self.parameters, roster, ready, update_envelopes):
+        if view != self.list_of(roster, ready_envelopes, update_envelopes):
             raise ProtocolViolation("TWO_LISTS", f"{message.silo} signed another list")
         return message.silo
 
@@ -213,10 +217,21 @@ class Coordinator:
     ) -> str:
         """One sketch, under the seed of these lists' nonces. Returns: the silo."""
         checks.terms_of(self.parameters)
-        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
+        first, nonces = self.first(roster, ready_envelopes, list_envelopes)
         message = sets.open_signed(self.parameters, Sketch, envelope, roster)
         checks.check_sketch(first, nonces.digest, message)
         return message.silo
+
+    def sketches(
+        self,
+        roster: RosterView,
+        ready_envelopes: Iterable[Envelope],
+        list_envelopes: Iterable[Envelope],
+        sketch_envelopes: Iterable[Envelope],
+    ) -> SketchesView:
+        """All sketches of these lists."""
+        first, nonces = self.first(roster, ready_envelopes, list_envelopes)
+        return checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
 
     def judge(
         self,
@@ -230,8 +245,7 @@ class Coordinator:
         Raises:
             ProtocolViolation: SET_TOO_SMALL where it leaves too few for a sum.
         """
-        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
-        sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
+        sketches = self.sketches(roster, ready_envelopes, list_envelopes, sketch_envelopes)
         return sketches, checks.apply_rule(self.parameters, roster, sketches)
 
     def check_second(
@@ -243,12 +257,11 @@ class Coordinator:
         envelope: Envelope,
     ) -> str:
         """A signature on the second list that follows from these sketches. Returns: the silo."""
-        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
-        sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
+        first, _ = self.first(roster, ready_envelopes, list_envelopes)
+        sketches, verdict = self.judge(roster, ready_envelopes, list_envelopes, sketch_envelopes)
         message = sets.open_signed(self.parameters, SecondList, envelope, roster)
         said = checks.check_second(self.parameters, roster, first, message)
-        members = checks.apply_rule(self.parameters, roster, sketches).members
-        if (said.members, said.sketches) != (members, sketches.digest):
+        if (said.members, said.sketches) != (verdict.members, sketches.digest):
             raise ProtocolViolation("TWO_LISTS", f"{message.silo} signed another second list")
         return message.silo
 
@@ -265,14 +278,14 @@ class Coordinator:
         Raises:
             ProtocolViolation: SKETCH_DIFFERS: somebody's sketch was not that of what it sent; the sum is thrown away.
         """
-        first, nonces = self._first(roster, ready_envelopes, list_envelopes)
-        sketches = checks.read_sketches(self.parameters, roster, first, nonces.digest, sketch_envelopes)
-        verdict = checks.apply_rule(self.parameters, roster, sketches)
+        _, nonces = self.first(roster, ready_envelopes, list_envelopes)
+        sketches, verdict = self.judge(roster, ready_envelopes, list_envelopes, sketch_envelopes)
         checks.compare_sketches(self.parameters, nonces.seed, checks.total_of(sketches, verdict.members), body)
 
-    def _first(
+    def first(
         self, roster: RosterView, ready_envelopes: Iterable[Envelope], list_envelopes: Iterable[Envelope]
     ) -> tuple[ListView, NoncesView]:
+        """The list L1 that at least t signed, and the seed of the sketches, from the nonces that came with it."""
         return checks.sketch_nonces(self.parameters, roster, self.ready(roster, ready_envelopes), list_envelopes)
 
     # --- 7. unmask ---------------------------------------------------------------------------------------------------
@@ -297,9 +310,8 @@ class Coordinator:
         second_envelopes: Iterable[Envelope] = (),
     ) -> str:
         """Shares for exactly the list that is summed. Returns: the silo."""
-        ready = self.ready(roster, ready_envelopes)
-        final = checks.read_final(self.parameters, roster, ready, list_envelopes, second_envelopes)
-        return self._open_unmask(roster, ready, final, envelope).silo
+        final = self.final(roster, ready_envelopes, list_envelopes, second_envelopes)
+        return self._open_unmask(roster, self.ready(roster, ready_envelopes), final, envelope).silo
 
     def _open_unmask(self, roster: RosterView, ready: ReadyView, final: FinalList, envelope: Envelope) -> Unmask:
         message = sets.open_signed(self.parameters, Unmask, envelope, roster)
@@ -385,7 +397,7 @@ class Coordinator:
             ProtocolViolation: LIST_UNREADABLE names a silo that fell out and whose list does not open.
         """
         ready = self.ready(roster, ready_envelopes)
-        view = checks.read_final(self.parameters, roster, ready, list_envelopes, second_envelopes)
+        view = self.final(roster, ready_envelopes, list_envelopes, second_envelopes)
         messages = {
             message.silo: message
             for message in (self._open_unmask(roster, ready, view, envelope) for envelope in unmask_envelopes)

@@ -35,17 +35,17 @@ from django.utils import timezone
 from federation.models import CLOSED, GlobalModel, Purpose, Round, Seat, Stage, utc
 from federation.selectors import many
 from federation.selectors.approvals import approval_proof
-from federation.services.facts import Facts, coordinator_of, facts_of
-from federation.services.mail import Mail, read_headers, read_mail
+from federation.services.facts import Facts, facts_of
+from federation.services.mail import Mail, read_mail
 from federation.services.stages import announced_deadline
 from governance.models import Approval, Manifest, MatchPrediction, Study, StudyState
 from organisations.models import Silo
-from protocol.canonical import b64, digest
+from protocol.canonical import digest
 
 KINDS: dict[str, tuple[str, ...]] = {
     Stage.KEYS: ("keys", "refusal"),
     Stage.BUNDLES: ("keys", "bundles", "refusal"),
-    Stage.READY: ("keys", "bundles", "ready", "refusal"),
+    Stage.READY: ("bundles", "ready", "refusal"),
     Stage.UPDATE: ("ready", "update", "refusal"),
     Stage.LIST: ("update", "list", "refusal"),
     Stage.SKETCH: ("list", "sketch", "refusal"),
@@ -128,7 +128,7 @@ def _of_round(item: Round, silo: str, fresh: bool) -> tuple[str, list[Assignment
     if item.stage == Stage.SUM:
         return "waits", []
     facts = facts_of(item.manifest_digest)
-    mail = read_headers(item, many.KINDS[item.stage]) if facts.sparse else read_mail(item, KINDS[item.stage])
+    mail = read_mail(item, (many.KINDS if facts.sparse else KINDS)[item.stage])
     if silo in mail.refused():
         return "refused", []
     everybody = item.stage == Stage.KEYS or item.purpose == Purpose.INITIAL
@@ -169,10 +169,8 @@ def _task(item: Round, silo: str, mail: Mail) -> Assignment:
     if item.stage == Stage.BUNDLES:
         return {"kind": "roster", "round": item.key, "keys": _dicts(mail, "keys", item.roster)}
     if item.stage == Stage.READY:
-        coordinator = coordinator_of(item)
-        roster = coordinator.roster(mail.envelopes("keys", item.roster))
-        boxes = coordinator.boxes_for(roster, mail.envelopes("bundles", item.roster), silo)
-        return {"kind": "bundles", "round": item.key, "boxes": {sender: b64(box) for sender, box in boxes.items()}}
+        boxes = {sender: parcel["box"] for sender, parcel in many.parcels_for(item, silo).items()}
+        return {"kind": "bundles", "round": item.key, "boxes": boxes}
     if item.stage == Stage.UPDATE:
         return {"kind": "ready", "round": item.key, "ready": _dicts(mail, "ready", item.ready_set)}
     if item.stage == Stage.LIST:
@@ -195,7 +193,7 @@ def _task(item: Round, silo: str, mail: Mail) -> Assignment:
 
 def _dicts(mail: Mail, kind: str, silos: Iterable[str] | None) -> list[dict[str, Any]]:
     names = mail.silos(kind) & set(silos or ())
-    return [mail.value(kind, silo) for silo in sorted(names)]
+    return mail.values(kind, sorted(names))
 
 
 def _announce(item: Round, silo: str, facts: Facts) -> Assignment | None:

@@ -23,7 +23,7 @@ from federation.services.books import Book, book_of
 from federation.services.errors import Refused, out_of_stage
 from federation.services.facts import facts_of
 from federation.services.lookup import round_for
-from federation.services.mail import Headers, Mail
+from federation.services.mail import Mail
 from organisations.models import Silo
 from protocol.canonical import b64
 from protocol.secure_aggregation.sparse import Leaf
@@ -64,11 +64,11 @@ def asked(item: Round, mail: Mail) -> Iterable[str]:
     return members if before is None else mail.silos(before) & set(members)
 
 
-def task(item: Round, silo: str, mail: Headers) -> dict[str, Any]:
+def task(item: Round, silo: str, mail: Mail) -> dict[str, Any]:
     """The assignment of the stage itself."""
     stage = item.stage
     if stage == Stage.READY:
-        return {"kind": "bundles", "round": item.key, "parcels": _parcels(item, silo)}
+        return {"kind": "bundles", "round": item.key, "parcels": parcels_for(item, silo)}
     if stage == Stage.STATE:
         checks = mail.values("check", sorted(mail.silos("check") & set(item.members or ())))
         return {"kind": "state", "round": item.key, "checks": checks}
@@ -77,7 +77,8 @@ def task(item: Round, silo: str, mail: Headers) -> dict[str, Any]:
     return {"kind": _NAMES.get(stage, stage), "round": item.key, **given}
 
 
-def _parcels(item: Round, silo: str) -> dict[str, Any]:
+def parcels_for(item: Round, silo: str) -> dict[str, Any]:
+    """{sender: {"box": base64, "hashes"}} of all boxes that were sealed to a silo; with few silos `hashes` is null."""
     rows = Parcel.objects.filter(round=item, receiver=silo).order_by("sender").values_list("sender", "box", "hashes")
     return {sender: {"box": b64(bytes(box)), "hashes": hashes} for sender, box, hashes in rows}
 

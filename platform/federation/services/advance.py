@@ -219,17 +219,19 @@ def state(item: Round, mail: Mail, facts: Facts, lost: Collection[str], over: bo
     able = item.announced if first else mail.silos("check") & set(item.members or ())
     count = tally("state", able, mail, lost, over)
     least = facts.least_signers(len(item.announced if first else item.roster or ()))
+    open_votes = len(count.waiting) + len(count.gone)
+    if count.waiting and len(count.answered) < least <= len(count.answered) + open_votes:
+        return None  # too early to agree: what each said is not read anew for every message that comes
     votes: dict[tuple[str, Any], list[str]] = {}
-    for silo in sorted(count.answered):
-        said = messages.State.parse(mail.envelope("state", silo).payload)
+    for envelope in mail.envelopes("state", count.answered):
+        said = messages.State.parse(envelope.payload)
         if first or said.state == item.next_model_digest:
-            votes.setdefault((said.state, said.table if first else None), []).append(silo)
+            votes.setdefault((said.state, said.table if first else None), []).append(said.silo)
     agreed = max(votes.values(), key=len, default=[])
     if len(agreed) >= least:
         if first:
             return Go(Stage.SUM, (), {"members": agreed})
         return Go(Stage.FINISHED, item.announced, {"signers": agreed})
-    open_votes = len(count.waiting) + len(count.gone)
     if len(agreed) + open_votes < least or over:
         what = "sign the same first model" if first else "sign the state that the portal computed"
         return Stop("STATE_NOT_SIGNED", too_few(least, what, mail, facts, silent=count.gone))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from federation.models import ORDER, Round, Stage
 from federation.services.errors import Refused, out_of_stage
 from federation.services.facts import parameters_of
-from federation.services.mail import Headers, read_headers
+from federation.services.mail import Mail, read_mail
 from protocol.secure_aggregation.sparse import Parcel, SparseCoordinator
 from protocol.secure_aggregation.sparse.messages import SPARSE
 from protocol.signing import Envelope
@@ -51,7 +51,7 @@ class Book:
         begun = [kind for kind in FED if ORDER.index(kind) <= now]
         if self._over - {kind for kind in begun if ORDER.index(kind) < now}:
             raise _OtherWorld
-        mail = read_headers(item, [kind for kind in begun if kind not in self._over])
+        mail = read_mail(item, [kind for kind in begun if kind not in self._over])
         for kind in begun:
             if kind in self._over:
                 continue
@@ -65,7 +65,7 @@ class Book:
                     getattr(self.coordinator, CLOSES[kind])()
                 self._over.add(kind)
 
-    def _feed(self, item: Round, kind: str, wanted: Mapping[str, str], mail: Headers) -> None:
+    def _feed(self, item: Round, kind: str, wanted: Mapping[str, str], mail: Mail) -> None:
         new = sorted(silo for silo, digest in wanted.items() if self._fed[kind].get(silo) != digest)
         for silo, value in mail.each(kind, new):
             self.take(item, kind, silo, Envelope.from_dict(value))
@@ -89,7 +89,7 @@ def _published(item: Round, kind: str) -> tuple[str, ...]:
     return (item.sum_digest or "",) if kind in ("nonce", "check") else ()
 
 
-def _wanted(item: Round, kind: str, mail: Headers, over: bool) -> dict[str, str]:
+def _wanted(item: Round, kind: str, mail: Mail, over: bool) -> dict[str, str]:
     """silo -> digest of what counts: all that came in time, and of sets that the row fixes only their members'."""
     fixed = {"keys": item.roster, "ready": item.ready_set, "update": item.first_list}.get(kind) if over else None
     names = mail.silos(kind) if fixed is None else mail.silos(kind) & set(fixed)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from federation.models import Purpose, Round
+from federation.services.mail import Pile
 from federation.services.models import front_of
 from governance.models import Manifest as ManifestRow
 from protocol.agreed_parameters import agreed_parameters
 from protocol.manifest import Manifest, parse_manifest
+from protocol.secure_aggregation.checks import FinalList, NoncesView, SketchesView
 from protocol.secure_aggregation.coordinator import Coordinator
 from protocol.secure_aggregation.parameters import RoundParameters, threshold
 from protocol.secure_aggregation.scales import FixedPoint
-from protocol.secure_aggregation.sets import ReadyView, RosterView
-from protocol.signing import Envelope
+from protocol.secure_aggregation.sets import ListView, ReadyView, RosterView
+from protocol.secure_aggregation.sketch import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,32 +125,60 @@ def _parameters(manifest: str, number: int, attempt: int, model: str | None, wor
 
 
 class RememberingCoordinator(Coordinator):
-    """A coordinator that verifies each roster and each set R once a process: both are fixed once they are made."""
+    """A coordinator that verifies each set once a process, however many messages are held against it.
+
+    It takes messages as `Pile`s and remembers of each kind of set the last one that it read, by the digests that were stored
+    when the messages were verified one by one. Another message, or one more, is another set: read and verified anew.
+    """
 
     def __init__(self, parameters: RoundParameters) -> None:
         super().__init__(parameters)
-        self._rosters: dict[tuple[Envelope, ...], RosterView] = {}
-        self._ready: dict[tuple[Envelope, ...], ReadyView] = {}
+        self._last: dict[str, tuple[object, Any]] = {}
 
-    def roster(self, envelopes: Iterable[Envelope]) -> RosterView:
-        """As the parent's, remembered for the very same envelopes."""
-        signed = tuple(envelopes)
-        if signed not in self._rosters:
-            self._rosters = {signed: super().roster(signed)}
-        return self._rosters[signed]
+    def _once(self, what: str, make: Callable[..., Any], *given: RosterView | FinalList | Pile | str) -> Any:
+        # A roster's digest names its keys, and the rest is small: what is kept holds no messages besides the views.
+        key = tuple(
+            each.key if isinstance(each, Pile) else each.digest if isinstance(each, RosterView) else each
+            for each in given
+        )
+        known, view = self._last.get(what, (None, None))
+        if known != key:
+            view = make(*given)
+            self._last[what] = (key, view)
+        return view
 
-    def ready(self, roster: RosterView, ready_envelopes: Iterable[Envelope]) -> ReadyView:
-        """As the parent's, remembered for the very same envelopes (which name their roster)."""
-        signed = tuple(ready_envelopes)
-        if signed not in self._ready:
-            self._ready = {signed: super().ready(roster, signed)}
-        return self._ready[signed]
+    def roster(self, envelopes: Pile) -> RosterView:
+        """As the parent's, remembered; so are all below."""
+        return self._once("roster", super().roster, envelopes)
+
+    def ready(self, roster: RosterView, ready_envelopes: Pile) -> ReadyView:
+        return self._once("ready", super().ready, roster, ready_envelopes)
+
+    def list_of(self, roster: RosterView, ready_envelopes: Pile, update_envelopes: Pile) -> ListView:
+        return self._once("list", super().list_of, roster, ready_envelopes, update_envelopes)
+
+    def first(self, roster: RosterView, ready_envelopes: Pile, list_envelopes: Pile) -> tuple[ListView, NoncesView]:
+        return self._once("first", super().first, roster, ready_envelopes, list_envelopes)
+
+    def sketches(self, roster: RosterView, *envelopes: Pile) -> SketchesView:
+        return self._once("sketches", super().sketches, roster, *envelopes)
+
+    def judge(self, roster: RosterView, *envelopes: Pile) -> tuple[SketchesView, Verdict]:
+        return self._once("judge", super().judge, roster, *envelopes)
+
+    def final(self, roster: RosterView, *envelopes: Pile) -> FinalList:
+        return self._once("final", super().final, roster, *envelopes)
+
+    def nonces(
+        self, roster: RosterView, ready_envelopes: Pile, final: FinalList, published: str, nonce_envelopes: Pile
+    ) -> NoncesView:
+        return self._once("nonces", super().nonces, roster, ready_envelopes, final, published, nonce_envelopes)
 
 
 _coordinators: dict[str, RememberingCoordinator] = {}
 
 
-def coordinator_of(item: Round) -> Coordinator:
+def coordinator_of(item: Round) -> RememberingCoordinator:
     """The protocol's portal side for this attempt; those of the last few rounds are kept."""
     found = _coordinators.get(item.key)
     if found is None:

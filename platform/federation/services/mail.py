@@ -1,14 +1,16 @@
-"""The messages of one round as they lie in the database, sorted by kind and silo: what the state machine works from."""
+"""The messages of one round: who sent which, read at once; what they say, read from the database where somebody looks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from django.db import connection
 
 from federation.models import Round, RoundMessage
+from federation.storage import Damaged
 from organisations.models import Silo
 from protocol.signing import Envelope
 
@@ -16,17 +18,16 @@ from protocol.signing import Envelope
 _FROM = f"""
     FROM {RoundMessage._meta.db_table} m JOIN {Silo._meta.db_table} s ON s.id = m.silo_id WHERE m.round_id = %s AND m.kind IN
 """
-_MAIL = f"SELECT m.kind, s.name, m.envelope, m.digest, m.late {_FROM}"
 _HEADERS = f"SELECT m.kind, s.name, m.digest, m.late {_FROM}"
+_CONTENT = f"SELECT s.name, m.envelope {_FROM} (%s) AND s.name IN"
 _AT_ONCE = 64
 """Messages that are read together where all of a kind would be too much for the memory."""
 
 
 class Letter(NamedTuple):
-    """One stored message. `envelope`: as the database gives it, JSON text or its value; `digest`: of its payload."""
+    """That a message is stored. `digest`: of its payload."""
 
     silo: str
-    envelope: Any
     digest: str
     late: bool
 
@@ -34,16 +35,15 @@ class Letter(NamedTuple):
 class Mail:
     """The stored messages of some kinds of one round. Late ones are kept apart: nothing is derived from them."""
 
-    def __init__(self, letters: Iterable[tuple[str, Letter]]) -> None:
+    def __init__(self, item: Round, letters: Iterable[tuple[str, Letter]]) -> None:
+        self._item = item
         self._letters: dict[str, dict[str, Letter]] = {}
-        self._envelopes: dict[tuple[str, str], Envelope] = {}
         for kind, letter in letters:
-            self._letters.setdefault(kind, {})[letter.silo] = letter
+            self.add(kind, letter)
 
-    def add(self, kind: str, letter: Letter, envelope: Envelope) -> None:
+    def add(self, kind: str, letter: Letter) -> None:
         """A message that was stored just now."""
         self._letters.setdefault(kind, {})[letter.silo] = letter
-        self._envelopes[kind, letter.silo] = envelope
 
     def letter(self, kind: str, silo: str) -> Letter | None:
         """The message of this kind from this silo, late or not."""
@@ -53,83 +53,73 @@ class Mail:
         """Who sent this kind in time."""
         return {silo for silo, letter in self._letters.get(kind, {}).items() if not letter.late}
 
-    def value(self, kind: str, silo: str) -> dict[str, Any]:
-        """One message as the JSON value of its envelope."""
-        envelope = self._letters[kind][silo].envelope
-        return json.loads(envelope) if isinstance(envelope, str) else envelope
-
-    def envelope(self, kind: str, silo: str) -> Envelope:
-        """One message, parsed once."""
-        found = self._envelopes.get((kind, silo))
-        if found is None:
-            found = self._envelopes[kind, silo] = Envelope.from_dict(self.value(kind, silo))
-        return found
-
-    def envelopes(self, kind: str, silos: Iterable[str] | None = None) -> list[Envelope]:
-        """The messages of this kind that came in time, by silo; only of `silos` where they are given."""
-        names = self.silos(kind)
-        if silos is not None:
-            names &= set(silos)
-        return [self.envelope(kind, silo) for silo in sorted(names)]
-
     def refused(self) -> set[str]:
         """Who refused or dropped out by its own word."""
         return self.silos("refusal")
 
-
-def read_mail(item: Round, kinds: Iterable[str]) -> Mail:
-    """The stored messages of these kinds, one query."""
-    wanted = sorted(set(kinds))
-    places = ", ".join(["%s"] * len(wanted))
-    with connection.cursor() as cursor:
-        cursor.execute(f"{_MAIL} ({places})", [item.pk, *wanted])
-        return Mail(
-            (kind, Letter(silo, envelope, digest, bool(late)))
-            for kind, silo, envelope, digest, late in cursor.fetchall()
-        )
-
-
-class Headers(Mail):
-    """As `Mail`, without the messages' content, which is read where it is asked for: with many silos that is little."""
-
-    def __init__(self, item: Round, letters: Iterable[tuple[str, Letter]]) -> None:
-        super().__init__(letters)
-        self._item = item
-
-    def value(self, kind: str, silo: str) -> dict[str, Any]:
-        """As the parent's; one query."""
-        return self.values(kind, [silo])[0]
-
-    def envelope(self, kind: str, silo: str) -> Envelope:
-        """As the parent's; one query the first time."""
-        found = self._envelopes.get((kind, silo))
-        if found is None:
-            found = self._envelopes[kind, silo] = Envelope.from_dict(self.value(kind, silo))
-        return found
-
-    def values(self, kind: str, silos: Iterable[str]) -> list[dict[str, Any]]:
-        """The messages of these silos as JSON, in this order; a few queries."""
-        return [value for _, value in self.each(kind, silos)]
-
     def each(self, kind: str, silos: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(silo, message as JSON) in the order of `silos`; not all of them are in memory at once."""
+        """(silo, message as JSON) in the order of `silos`; a query for some of them, never all of them in memory."""
         names = list(silos)
         for low in range(0, len(names), _AT_ONCE):
             block = names[low : low + _AT_ONCE]
-            rows = dict(
-                RoundMessage.objects.filter(round=self._item, kind=kind, silo__name__in=block).values_list(
-                    "silo__name", "envelope"
-                )
-            )
+            places = ", ".join(["%s"] * len(block))
+            with connection.cursor() as cursor:
+                cursor.execute(f"{_CONTENT} ({places})", [self._item.pk, kind, *block])
+                # JSON comes as text or as its value, as the database has it.
+                rows = dict(cursor.fetchall())
             for name in block:
-                yield name, rows[name]
+                value = rows[name]
+                yield name, json.loads(value) if isinstance(value, str) else value
+
+    def values(self, kind: str, silos: Iterable[str]) -> list[dict[str, Any]]:
+        """The messages of these silos as JSON, in this order."""
+        return [value for _, value in self.each(kind, silos)]
+
+    def envelope(self, kind: str, silo: str) -> Envelope:
+        """One message, late or not. Raises Damaged."""
+        return next(iter(Pile(self, kind, (silo,))))
+
+    def envelopes(self, kind: str, silos: Iterable[str] | None = None) -> Pile:
+        """The messages of this kind that came in time, by silo; only of `silos` where they are given."""
+        names = self.silos(kind)
+        if silos is not None:
+            names &= set(silos)
+        return Pile(self, kind, tuple(sorted(names)))
 
 
-def read_headers(item: Round, kinds: Iterable[str]) -> Headers:
+@dataclass(frozen=True)
+class Pile:
+    """Some messages of one kind. Who takes them by `key` from what it made of them before reads none of them again."""
+
+    mail: Mail
+    kind: str
+    silos: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """Names the messages: each silo with the digest that was stored when its message was verified."""
+        return tuple((silo, self._digest(silo)) for silo in self.silos)
+
+    def __iter__(self) -> Iterator[Envelope]:
+        """Raises Damaged where a message is not the one that was stored."""
+        for silo, value in self.mail.each(self.kind, self.silos):
+            envelope = Envelope.from_dict(value)
+            if envelope.digest != self._digest(silo):
+                raise Damaged(f"the stored '{self.kind}' of {silo} is not the message that was received")
+            yield envelope
+
+    def _digest(self, silo: str) -> str:
+        letter = self.mail.letter(self.kind, silo)
+        if letter is None:
+            raise KeyError(f"there is no '{self.kind}' of {silo}")
+        return letter.digest
+
+
+def read_mail(item: Round, kinds: Iterable[str]) -> Mail:
     """Who sent these kinds, and their digests; one query."""
     wanted = sorted(set(kinds))
     places = ", ".join(["%s"] * len(wanted))
     with connection.cursor() as cursor:
         cursor.execute(f"{_HEADERS} ({places})", [item.pk, *wanted])
         rows = cursor.fetchall()
-    return Headers(item, ((kind, Letter(silo, None, digest, bool(late))) for kind, silo, digest, late in rows))
+    return Mail(item, ((kind, Letter(silo, digest, bool(late))) for kind, silo, digest, late in rows))

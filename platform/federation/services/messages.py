@@ -23,12 +23,13 @@ from federation.services.chunks import check_chunks
 from federation.services.errors import Refused, bad_message, not_yours, out_of_stage
 from federation.services.facts import Facts, coordinator_of, facts_of, parameters_of
 from federation.services.lookup import round_for
-from federation.services.mail import Letter, Mail, read_headers, read_mail
+from federation.services.mail import Letter, Mail, read_mail
 from organisations.models import Silo
 from portal.actors import Subject, silo_actor
 from protocol import messages
 from protocol.secure_aggregation import check_word, checks
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.sparse.boxes import Parcel as Sealed
 from protocol.secure_aggregation.sparse.messages import SparseUpdate
 from protocol.signing import Envelope, SignatureError
 
@@ -108,7 +109,7 @@ def message_receive(*, round_key: str, kind: str, silo: Silo, envelope: object) 
         round=item, kind=kind, silo=silo, envelope=signed.as_dict(), digest=signed.digest, late=late, received_at=now
     )
     _note(item, kind, silo, signed, content)
-    mail.add(kind, Letter(silo.name, None, signed.digest, late), signed)
+    mail.add(kind, Letter(silo.name, signed.digest, late))
     # 6
     if late or kind == "metrics":
         return Reception(item.stage, new=True)
@@ -123,8 +124,7 @@ def mail_for(item: Round, kind: str | None, facts: Facts) -> Mail:
     needs = MANY_NEED if facts.sparse else NEEDS
     if kind is None or kind == "refusal":
         kind = str(item.stage)
-    wanted = needs.get(kind, (kind, "refusal"))
-    return read_headers(item, wanted) if facts.sparse else read_mail(item, wanted)
+    return read_mail(item, needs.get(kind, (kind, "refusal")))
 
 
 def _check_stage(item: Round, kind: str) -> bool:
@@ -154,8 +154,7 @@ def _rank(item: Round, stage: str) -> int:
 
 
 def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, facts: Facts, late: bool) -> Any:
-    """The verified content of a message: parcels of a `bundles` with many silos, else None for those that the coordinator
-    checks."""
+    """The verified content of a message: the parcels of a `bundles`, None for all others that the coordinator checks."""
     parcels = None
     try:
         if kind in ("state", "refusal", "metrics"):
@@ -177,6 +176,9 @@ def _check(item: Round, kind: str, silo: Silo, signed: Envelope, mail: Mail, fac
     if kind == "update":
         update = (SparseUpdate if facts.sparse else messages.Update).parse(signed.payload)
         check_chunks(item, silo, update, parameters_of(item))
+    if kind == "bundles" and not facts.sparse:
+        boxes = messages.Bundles.parse(signed.payload).boxes
+        parcels = {receiver: Sealed(box, None) for receiver, box in boxes.items()}
     if kind == "check":
         _check_range(messages.Check.parse(signed.payload))
     return parcels

@@ -164,7 +164,7 @@ def round_finish(
         return False
     StudyRun.objects.filter(study=item.study_id, failures_in_row__gt=0).update(failures_in_row=0)
     if digest is not None:
-        states = [mail.envelope("state", silo).as_dict() for silo in sorted(signers)]
+        states = mail.values("state", sorted(signers))
         model_keep(item=item, digest=digest, length=item.model_length if length is None else length, states=states)
     names = {"model": item.model_digest, "sum": item.sum_digest, "next": digest}
     record(

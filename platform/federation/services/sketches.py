@@ -35,9 +35,9 @@ def sketches_judge(item: Round, mail: Mail, facts: Facts) -> Judged:
     """
     parameters, coordinator = parameters_of(item), coordinator_of(item)
     roster = coordinator.roster(mail.envelopes("keys", item.roster))
-    ready = coordinator.ready(roster, mail.envelopes("ready", item.ready_set))
-    first, nonces = checks.sketch_nonces(parameters, roster, ready, mail.envelopes("list"))
-    shown = checks.read_sketches(parameters, roster, first, nonces.digest, mail.envelopes("sketch"))
+    ready = mail.envelopes("ready", item.ready_set)
+    first, _ = coordinator.first(roster, ready, mail.envelopes("list"))
+    shown = coordinator.sketches(roster, ready, mail.envelopes("list"), mail.envelopes("sketch"))
     verdict = checks.judge(parameters, shown)
     squares = sorted(norm * norm for norm in verdict.norms.values())
     median = math.sqrt((squares[(len(squares) - 1) // 2] + squares[len(squares) // 2]) / 2)

@@ -18,7 +18,7 @@ from federation import storage
 from federation.models import Purpose, Round, Stage, SumChunk
 from federation.services import books, rounds, stages
 from federation.services.facts import coordinator_of, facts_of, parameters_of
-from federation.services.mail import Mail, read_headers, read_mail
+from federation.services.mail import Mail, read_mail
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.words import signed, unpack
 
@@ -48,7 +48,7 @@ def sum_verify(key: str) -> None:
     if item.stage != Stage.CHECK:
         return
     sparse = facts_of(item.manifest_digest).sparse
-    mail = read_headers(item, ("check",)) if sparse else read_mail(item, CHECKED)
+    mail = read_mail(item, ("check",) if sparse else CHECKED)
     if mail.silos("check") != set(item.members or ()):
         return
     try:

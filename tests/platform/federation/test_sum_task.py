@@ -167,19 +167,28 @@ def test_two_workers_that_check_at_once_move_the_round_once(unchecked):
 
 def test_two_workers_that_find_a_sum_false_fail_the_round_once(unchecked):
     item = unchecked.round
-    item.messages.filter(kind="check", silo__name="site-2").update(
-        envelope=_other_word(unchecked.silos["site-2"], item.messages.get(kind="check", silo__name="site-2").envelope)
-    )
+    other = _other_word(unchecked.silos["site-2"], item.messages.get(kind="check", silo__name="site-2").envelope)
+    item.messages.filter(kind="check", silo__name="site-2").update(envelope=other.as_dict(), digest=other.digest)
     _together([lambda: tasks.check_sum(item.key)] * 3)
     assert unchecked.rounds[1].failure["code"] == "SUM_NOT_TRUE"
     assert Entry.objects.filter(type="round.failed", subject_id=item.key).count() == 1
     assert [each.number for each in unchecked.rounds] == [0, 1, 2]
 
 
+def test_a_stored_message_that_is_not_the_one_that_was_received_is_never_used(unchecked):
+    """Signed by the same silo, but put in its place in the database afterwards."""
+    item = unchecked.round
+    other = _other_word(unchecked.silos["site-2"], item.messages.get(kind="check", silo__name="site-2").envelope)
+    item.messages.filter(kind="check", silo__name="site-2").update(envelope=other.as_dict())
+    tasks.check_sum(item.key)
+    assert unchecked.rounds[1].failure["code"] == "SUM_DAMAGED"
+    assert "the stored 'check' of site-2" in unchecked.rounds[1].failure["sentence"]
+
+
 def _other_word(silo, envelope):
     """The same check message with another word, signed by the silo."""
     message = Check.parse(Envelope.from_dict(envelope).payload)
-    return seal(replace(message, word=bytes(8)), silo.key).as_dict()
+    return seal(replace(message, word=bytes(8)), silo.key)
 
 
 def test_a_check_that_the_broker_lost_is_made_again_from_the_database(unchecked):
