@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable
 
 import numpy as np
@@ -61,7 +62,7 @@ class SparseChecking(SparseReveal, Verdict):
             opened.check(self.parameters, Claim(ready["root"], ready["size"]))
             nonces = {silo: each.nonce for silo, each in opened.nonces.items()}
             complete = self._check_complete(set(members), nonces.keys())
-            if nonces.get(self.silo) != canonical.unb64(own["nonces"][1]):
+            if not hmac.compare_digest(nonces.get(self.silo, b""), canonical.unb64(own["nonces"][1])):
                 raise ProtocolViolation("LEFT_OUT", f"the nonce of {self.silo} is not among those that were opened")
             view = NoncesView(opened.digest, check_word.seed_of(self._ctx, published, nonces))
             return self._check_under(view, published, complete=complete)

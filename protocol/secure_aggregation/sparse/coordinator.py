@@ -91,7 +91,7 @@ class SparseCoordinator:
         """The opened nonce of one silo. Returns: the silo."""
         message = self._open(messages.SparseRow, envelope, before="graph", within="roster")
         keys, _ = self._keys[message.silo]
-        if sealing.binding("graph", message.nonce, ctx=self.parameters.ctx, silo=message.silo) != keys.graph:
+        if not sealing.fits("graph", message.nonce, keys.graph, ctx=self.parameters.ctx, silo=message.silo):
             raise ProtocolViolation("BAD_NONCE", f"the nonce of {message.silo} is not the one it committed to")
         self._opened[message.silo] = envelope
         self._rows[message.silo] = graph.row(self.parameters, self._root, message.silo, message.nonce)

@@ -19,8 +19,9 @@ _SIZE: Final = integer_field(1, 1 << 16)
 _NEIGHBOURS: Final = list_field(SILO, 0, MOST_NEIGHBOURS, ascending=True)
 
 
-def _named(codec: Codec) -> Any:
-    return field(metadata={"codec": codec})
+def _named(codec: Codec, *, shown: bool = True) -> Any:
+    """A dataclass field with its codec. shown: whether a repr may hold it, which a log may hold."""
+    return field(metadata={"codec": codec}, repr=shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class SparseRow(Message):
     """2. The nonce, opened after the roster was accepted."""
 
     STAGE = "sparse-row"
-    nonce: bytes = _named(bytes_field(32))
+    nonce: bytes = _named(bytes_field(32), shown=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,8 @@ class SparseUnmask(Message):
     """7. Of those whose shares this silo holds: of b for the members of L1, of K for the rest of R. Never both."""
 
     STAGE = "sparse-unmask"
-    self_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32), MOST_NEIGHBOURS))
-    list_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32), MOST_NEIGHBOURS))
+    self_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32), MOST_NEIGHBOURS), shown=False)
+    list_shares: Mapping[str, bytes] = _named(by_silo_field(bytes_field(32), MOST_NEIGHBOURS), shown=False)
 
 
 SPARSE: Final[Mapping[str, type[Message]]] = MappingProxyType(

@@ -19,10 +19,13 @@ from protocol.secure_aggregation.sparse.trees import Claim, Tree
 
 
 class Opened(NamedTuple):
-    """One opened nonce (32 bytes), and the digest of the `ready` message beside it."""
+    """One opened nonce (32 bytes), which its repr does not show, and the digest of the `ready` message beside it."""
 
     ready: str
     nonce: bytes
+
+    def __repr__(self) -> str:
+        return f"Opened({self.ready})"
 
 
 @dataclass(frozen=True)

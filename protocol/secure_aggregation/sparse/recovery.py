@@ -70,7 +70,7 @@ class Recovery:
                 bad=self.bad,
             )
         secret = shamir.interpolate(good)
-        if sealing.binding(what, secret, ctx=self.parameters.ctx, silo=owner) != signed:
+        if not sealing.fits(what, secret, signed, ctx=self.parameters.ctx, silo=owner):
             raise ProtocolViolation(
                 "BAD_DEALER", f"{owner} dealt shares that do not make its {what} secret; the round cannot be summed"
             )
@@ -84,7 +84,7 @@ class Recovery:
         # `take_unmask` took exactly the shares of the silos that drew this holder.
         share = (message.self_shares if what == "self" else message.list_shares)[owner]
         wanted = self.hashes[owner][holder][what == "list"]
-        if boxes.share_hash(what, share, ctx=self.parameters.ctx, owner=owner, holder=holder) != wanted:
+        if not boxes.share_fits(what, share, wanted, ctx=self.parameters.ctx, owner=owner, holder=holder):
             self.bad.add(holder)
             return None
         return share

@@ -158,7 +158,7 @@ class SparseSetUp(SparseAttempt):
     def _check_drew(self, root: str, keys: SparseKeys, opened: SparseRow) -> None:
         if opened.silo != keys.silo:
             raise ProtocolViolation("OTHER_MESSAGE", f"the row of {keys.silo} is signed by {opened.silo}")
-        if sealing.binding("graph", opened.nonce, ctx=self._ctx, silo=opened.silo) != keys.graph:
+        if not sealing.fits("graph", opened.nonce, keys.graph, ctx=self._ctx, silo=opened.silo):
             raise ProtocolViolation("BAD_NONCE", f"the nonce of {opened.silo} is not the one it committed to")
         if self.silo not in graph.row(self.parameters, root, opened.silo, opened.nonce):
             raise ProtocolViolation("NOT_NEIGHBOUR", f"{opened.silo} did not draw {self.silo}")

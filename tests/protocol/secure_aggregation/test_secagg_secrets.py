@@ -252,13 +252,14 @@ def plain_comparisons(source: str) -> list[str]:
 PUBLIC = {
     "roster.keys[self.silo] != sealing.public_of(canonical.unb64(own['hpke']))",
     "own_word(parameters, seed, body, [tail]) != expected",
+    "found.pop(self.silo) != ready_value(sent.digest, SparseReady.parse(sent.payload).nonce)",
 }
-"""A public key; the check word of the published sum under a seed that all members know."""
+"""A public key; the check word of the published sum under a seed that all members know; what a signed `ready` says."""
 
 
 def test_secrets_are_compared_in_constant_time():
     folder = Path(secure_aggregation.__file__).parent
-    found = {each for path in folder.glob("*.py") for each in plain_comparisons(path.read_text(encoding="utf-8"))}
+    found = {each for path in folder.rglob("*.py") for each in plain_comparisons(path.read_text(encoding="utf-8"))}
     assert found == PUBLIC
 
 

@@ -7,14 +7,16 @@ seeds that these determine, takes all those masks off, and looks at what is left
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from protocol import canonical
 from protocol.messages import ListSignature, Ready, Unmask
-from protocol.secure_aggregation import NotEnoughShares, ProtocolViolation, colluders, sealing, shamir
+from protocol.secure_aggregation import NotEnoughShares, ProtocolViolation, colluders, sealing, shamir, threshold
 from protocol.secure_aggregation.prg import Stream
 from protocol.secure_aggregation.recovery import Rebuilder
 
@@ -277,3 +279,46 @@ def test_masks_of_two_attempts_and_of_two_silos_have_nothing_in_common(world):
         assert is_uniform(first - second)
     rows = [np.frombuffer(this.chunks[name][0], dtype="<u4") for name in this.silos]
     assert is_uniform(rows[0] - rows[1])
+
+
+def told(this, helpers: tuple[str, ...], lists: dict[str, tuple[str, ...]]) -> list:
+    """What the silos reveal when the portal tells each another list, and helpers sign each of the lists, forgetting the last."""
+    signed = {}
+    for name, members in lists.items():
+        with suppress(ProtocolViolation):
+            signed[name] = this.machines[name].sign_list(this.relayed("update", members))
+    revealed = []
+    for members in sorted(set(lists.values())):
+        signatures = [signed[name] for name in signed if lists[name] == members]
+        doubles = {}
+        for helper in set(helpers) & set(members):
+            kept, this.journals[helper] = this.journals[helper], this.journals[helper].copy()
+            doubles[helper] = this.rebuild(helper)
+            signatures.append(doubles[helper].sign_list(this.relayed("update", members)))
+            this.journals[helper] = kept
+        # Whoever it can be shown to is asked to reveal for it, whatever list it was told before.
+        for name in lists:
+            with suppress(ProtocolViolation):
+                revealed.append(this.machines[name].unmask(signatures))
+    return revealed
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7, 10])
+@pytest.mark.parametrize("seed", range(6))
+def test_lists_made_up_at_random_with_c_helpers_open_at_most_one_sum(world, n, seed):
+    """The portal tells each silo any list, and its helpers, as many as may be, sign all of them."""
+    draw = random.Random(100 * n + seed)
+    this = world(n, words=16).play("keys", "bundles", "ready", "update")
+    t, c = threshold(n), colluders(n, this.parameters.min_participants)
+    helpers, honest = this.silos[:c], this.silos[c:]
+    lists = [tuple(sorted(draw.sample(this.silos, draw.randint(t, n)))) for _ in range(1 + seed % 3)]
+    chosen = {name: draw.choice(lists) for name in honest}
+    attacker = Attacker(this, helpers, told(this, helpers, chosen))
+    opened = {name for name in honest if name in attacker.masks}
+    for name in honest:
+        unknown = attacker.unknown(name)
+        assert unknown
+        if name in opened:
+            # Hidden by the masks that it shares with every other honest silo in the one sum.
+            assert {frozenset((name, other)) for other in opened - {name}} == set(unknown)
+    assert len(opened) >= 2 or not opened
