@@ -7,7 +7,7 @@ from django.db import connection
 
 from federation.models import Parcel, Purpose, RoundMessage, Stage
 from federation.services.facts import coordinator_of
-from federation.services.mail import read_mail
+from federation.services.mail import Mail, read_mail
 from tests.platform.federation.meter import metered, over
 
 
@@ -62,6 +62,18 @@ def test_another_message_in_a_set_is_verified_anew(network):
     fewer = coordinator.ready(roster, mail.envelopes("ready", item.ready_set[:3]))
     assert list(fewer.members) == item.ready_set[:3]
     assert fewer.digest != whole.digest
+
+
+def test_what_the_states_say_is_read_when_enough_are_there_to_agree(network, monkeypatch):
+    """Not anew for each that comes."""
+    world = network(7, max_rounds=1)
+    world.play(until=lambda w: w.round.purpose == Purpose.TRAIN and w.round.stage == Stage.STATE)
+    read, each = [], Mail.each
+    monkeypatch.setattr(Mail, "each", lambda mail, kind, silos: read.append(kind) or each(mail, kind, silos))
+    world.play(until=over)
+    assert len(world.rounds[1].next_model_digest) == 71
+    # Once to count them, once to keep them with the model.
+    assert read.count("state") == 2
 
 
 def test_boxes_of_few_silos_are_handed_out_by_receiver_and_gone_when_the_round_is_over(network):
