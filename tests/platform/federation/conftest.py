@@ -117,6 +117,10 @@ class PlayedSilo:
         return len(self.sent) > before
 
     def parameters(self, task: dict[str, Any]) -> RoundParameters:
+        return RoundParameters(**self.fields(task))
+
+    def fields(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of the round that a task announces, by name."""
         manifest = self.network.manifest
         aggregation = manifest.aggregation
         words = task["model_length"] if task["purpose"] == "train" else 0
@@ -125,7 +129,7 @@ class PlayedSilo:
         if aggregation.sketch and words and state is not None:
             segments = manifest.fixed_point().segments(state.table, state.scales)
             terms = SketchTerms(weights, aggregation.clip_norm, segments)
-        return RoundParameters(
+        return dict(
             study=task["study"],
             manifest=task["manifest"],
             round=task["number"],

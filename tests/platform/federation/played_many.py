@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from protocol.secure_aggregation.sparse import SparseParameters, SparseRound, wire
@@ -20,9 +19,7 @@ class ManySteps:
         return SparseRound(self.parameters(task), silo=self.name, key=self.key, journal=self.journal)
 
     def parameters(self, task: dict[str, Any]) -> SparseParameters:
-        common = super().parameters(task)
-        fields = {each.name: getattr(common, each.name) for each in dataclasses.fields(common)}
-        return SparseParameters(**fields, sparse_from=self.network.manifest.aggregation.sparse_from)
+        return SparseParameters(**self.fields(task), sparse_from=self.network.manifest.aggregation.sparse_from)
 
     def keep(self, task: dict[str, Any]) -> SparseRound:
         self.given.setdefault(task["round"], {})[task["kind"]] = task
