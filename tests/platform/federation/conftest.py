@@ -129,21 +129,21 @@ class PlayedSilo:
         if aggregation.sketch and words and state is not None:
             segments = manifest.fixed_point().segments(state.table, state.scales)
             terms = SketchTerms(weights, aggregation.clip_norm, segments)
-        return dict(
-            study=task["study"],
-            manifest=task["manifest"],
-            round=task["number"],
-            attempt=task["attempt"],
-            model=task["model"],
-            participants=manifest.public_keys(),
-            min_roster=aggregation.min_roster,
-            min_participants=aggregation.min_participants,
-            words=words,
-            tail=tail_length(manifest.plan.evaluation.bins),
-            word_bits=aggregation.word_bits,
-            sketch=terms,
-            unverified=aggregation.check_words == "optional",
-        )
+        return {
+            "study": task["study"],
+            "manifest": task["manifest"],
+            "round": task["number"],
+            "attempt": task["attempt"],
+            "model": task["model"],
+            "participants": manifest.public_keys(),
+            "min_roster": aggregation.min_roster,
+            "min_participants": aggregation.min_participants,
+            "words": words,
+            "tail": tail_length(manifest.plan.evaluation.bins),
+            "word_bits": aggregation.word_bits,
+            "sketch": terms,
+            "unverified": aggregation.check_words == "optional",
+        }
 
     def machine_for(self, task: dict[str, Any]) -> SiloRound:
         return SiloRound(self.parameters(task), silo=self.name, key=self.key, journal=self.journal)
