@@ -161,7 +161,8 @@ class Seat(models.Model):
 class RoundMessage(models.Model):
     """One signed message of a silo. The same message again changes nothing; another one for the same place is refused.
 
-    `late`: it came after its stage was over, was checked and kept, and nothing was derived from it.
+    `late`: it came after its stage was over, was checked and kept, and nothing was derived from it. `digest`: of the payload
+    that was verified when it came; a set of messages is known by these. `envelope`: {} of a `bundles` when the round is over.
     """
 
     round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="messages")

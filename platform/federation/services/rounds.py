@@ -16,7 +16,18 @@ from django.db.models import Sum
 
 from evidence.services import record
 from federation import conf, storage
-from federation.models import ChunkReceipt, GlobalModel, Parcel, Purpose, Round, Seat, Stage, StudyRun, round_key
+from federation.models import (
+    ChunkReceipt,
+    GlobalModel,
+    Parcel,
+    Purpose,
+    Round,
+    RoundMessage,
+    Seat,
+    Stage,
+    StudyRun,
+    round_key,
+)
 from federation.selectors.approvals import approved_silos
 from federation.selectors.branches import model_newest, model_next
 from federation.services import books, rollback, stages, stopping
@@ -226,10 +237,13 @@ def _received(item: Round) -> int:
 def forget_chunks(item: Round, *, also_sum: bool) -> None:
     """Remove the sealed boxes of a round that is over; on commit, last, its masked updates and the sum of the one before it.
 
+    Of the signed `bundles` the digests stay, not the boxes: with 200 silos they are some sixty megabytes a round, and nobody
+    has a use for them but who hopes to open them one day.
     The sum of a finished round stays until the next one of its study is over: a slow silo may still be fetching it.
     """
     key, announced = item.key, list(item.announced)
     Parcel.objects.filter(round=item).delete()
+    RoundMessage.objects.filter(round=item, kind="bundles").update(envelope={})
     before = Round.objects.filter(study=item.study_id, pk__lt=item.pk).order_by("-pk").values_list("key", flat=True)[:1]
     older = list(before)
 

@@ -101,7 +101,7 @@ class PlayedSilo:
 
     def parameters(self, task: dict[str, Any]) -> RoundParameters:
         manifest, training = self.network.manifest, task["purpose"] == "train"
-        state = self.states[task["model"]] if training else None
+        state = self.states.get(task["model"]) if training else None
         return agreed_parameters(
             manifest,
             digest=task["manifest"],

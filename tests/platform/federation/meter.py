@@ -8,9 +8,14 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from federation.models import Purpose
+from federation.models import CLOSED, Purpose, Stage
 from protocol import signing
 from tests.platform.federation.conftest import Network, PlayedSilo
+
+MESSAGE = 12
+"""Queries for a message, or for the assignments, whatever the number of silos."""
+LAST = 80
+"""The same for the message that ends a stage: the sum is made, or the next round announced."""
 
 
 class Work(NamedTuple):
@@ -66,9 +71,27 @@ class Meter:
         """Signatures of the whole round."""
         return sum(each.verified for works in self.work.values() for each in works)
 
-    def queries(self, name: str) -> list[int]:
-        """Of each request of this name, ascending."""
-        return sorted(each.queries for each in self.work[name])
+    def check_queries(self) -> None:
+        """All requests of a name but one need few queries; that one ends the stage."""
+        for name, works in self.work.items():
+            *most, last = sorted(each.queries for each in works)
+            assert last <= LAST, (name, last)
+            assert not most or most[-1] <= MESSAGE, (name, most[-3:])
+
+
+def metered(network: Any, monkeypatch: Any, n: int, **settings: Any) -> Meter:
+    """What one whole round that trains costs, of n silos."""
+    meter = Meter(monkeypatch)
+    world = network(n, max_rounds=1, **settings)
+    world.play(until=over, steps=3000)
+    assert world.rounds[1].stage == Stage.FINISHED, world.rounds[1].failure
+    assert world.rounds[1].verified is True
+    return meter
+
+
+def over(world: Network) -> bool:
+    """Whether the first round that trains has ended."""
+    return len(world.rounds) > 1 and world.rounds[1].stage in CLOSED
 
 
 def _training(world: Network) -> bool:

@@ -7,58 +7,26 @@ from django.db import connection
 
 from federation.models import Parcel, Purpose, RoundMessage, Stage
 from federation.services.facts import coordinator_of
-from federation.services.mail import read_mail
-from tests.platform.federation.meter import Meter
-
-MESSAGE = 12
-"""Queries for a message, or for the assignments, whatever the number of silos."""
-LAST = 80
-"""The same for the message that ends a stage: the sum is made, or the next round announced."""
-
-
-def over(world):
-    return len(world.rounds) > 1 and world.rounds[1].stage in (Stage.FINISHED, Stage.FAILED)
-
-
-@pytest.fixture
-def metered(network, monkeypatch):
-    """metered(n, **settings) -> (network, meter) after the first round that trains."""
-
-    def play(n, **settings):
-        meter = Meter(monkeypatch)
-        world = network(n, max_rounds=1, **settings)
-        world.play(until=over, steps=1000)
-        assert world.rounds[1].stage == Stage.FINISHED, world.rounds[1].failure
-        assert world.rounds[1].verified is True
-        return world, meter
-
-    return play
-
-
-def check_queries(meter):
-    """All requests of a kind but one need few queries; that one ends the stage."""
-    for name in meter.work:
-        *most, last = meter.queries(name)
-        assert last <= LAST, (name, last)
-        assert not most or most[-1] <= MESSAGE, (name, most[-3:])
+from federation.services.mail import Mail, read_mail
+from tests.platform.federation.meter import metered, over
 
 
 @pytest.mark.parametrize("sketch", [False, True])
-def test_portal_verifies_each_signature_of_few_silos_a_few_times_however_many_there_are(metered, sketch):
+def test_portal_verifies_each_signature_of_few_silos_a_few_times_however_many_there_are(network, monkeypatch, sketch):
     n, kinds = 24, 10 if sketch else 8
     wide = {"update_bound": 0.01} if sketch else {}
-    _, meter = metered(n, sketch=sketch, **wide)
+    meter = metered(network, monkeypatch, n, sketch=sketch, **wide)
     # Each message when it comes; each set once more when it is fixed, the ready ones twice.
     assert n * kinds < meter.verified() < 3 * n * kinds
-    check_queries(meter)
+    meter.check_queries()
 
 
-def test_portal_verifies_each_signature_of_many_silos_once(metered):
+def test_portal_verifies_each_signature_of_many_silos_once(network, monkeypatch):
     n = 40
-    _, meter = metered(n, sparse_from=n)
+    meter = metered(network, monkeypatch, n, sparse_from=n)
     # keys, row, bundles, ready, update, list, unmask, nonce, check, state; some stages go on without the last ones.
     assert n * 8 < meter.verified() <= n * 10
-    check_queries(meter)
+    meter.check_queries()
 
 
 def test_who_sent_what_is_read_without_what_they_sent(network):
@@ -96,6 +64,18 @@ def test_another_message_in_a_set_is_verified_anew(network):
     assert fewer.digest != whole.digest
 
 
+def test_what_the_states_say_is_read_when_enough_are_there_to_agree(network, monkeypatch):
+    """Not anew for each that comes."""
+    world = network(7, max_rounds=1)
+    world.play(until=lambda w: w.round.purpose == Purpose.TRAIN and w.round.stage == Stage.STATE)
+    read, each = [], Mail.each
+    monkeypatch.setattr(Mail, "each", lambda mail, kind, silos: read.append(kind) or each(mail, kind, silos))
+    world.play(until=over)
+    assert len(world.rounds[1].next_model_digest) == 71
+    # Once to count them, once to keep them with the model.
+    assert read.count("state") == 2
+
+
 def test_boxes_of_few_silos_are_handed_out_by_receiver_and_gone_when_the_round_is_over(network):
     world = network(4, max_rounds=1)
     world.play(until=lambda w: w.round.purpose == Purpose.TRAIN and w.round.stage == Stage.READY)
@@ -105,3 +85,6 @@ def test_boxes_of_few_silos_are_handed_out_by_receiver_and_gone_when_the_round_i
     world.play(until=over)
     assert world.rounds[1].stage == Stage.FINISHED
     assert not Parcel.objects.filter(round=world.rounds[1]).exists()
+    kept = RoundMessage.objects.filter(round=world.rounds[1], kind="bundles")
+    assert kept.count() == 4
+    assert all(each.envelope == {} and each.digest.startswith("sha256:") for each in kept)
