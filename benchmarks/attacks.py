@@ -89,3 +89,6 @@ ATTACKS = (
     Attack("stale", f"its honest update of {STALE_ROUNDS} rounds before", True,
            lambda turn: (turn.earlier[-STALE_ROUNDS:] or [turn.honest(None)])[0]),
 )  # fmt: skip
+GROSS = tuple(attack for attack in ATTACKS if not attack.quiet or attack.name == "nan")
+"""Those that are to be left out at once. A silo's own quantiser refuses what is not finite."""
+QUIET = tuple(attack for attack in ATTACKS if attack not in GROSS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.attacks import ATTACKS
+from benchmarks.attacks import ATTACKS, GROSS, QUIET
 from benchmarks.poisoned_runs import REFUSED
 from protocol.secure_aggregation.sketch import ABOVE, BELOW, SLACK
 
@@ -19,11 +19,11 @@ LAST = 4
 
 def text(lines: Lines) -> str:
     """The page. Lines of several runs may follow each other; the first run's attacker gets most of the page."""
-    runs = _by_attacker(lines)
-    attacker, main = next(iter(runs.items()))
+    main, *rest = _runs(lines)
     settings = main[0]
-    gross = [attack.name for attack in ATTACKS if not attack.quiet or attack.name == "nan"]
-    quiet = [attack.name for attack in ATTACKS if attack.quiet and attack.name != "nan"]
+    attacker, bits = settings["attacker"], settings["word_bits"]
+    others = [its for its in rest if its[0]["word_bits"] == bits]
+    gross, quiet = ([attack.name for attack in kind] for kind in (GROSS, QUIET))
     parts = [
         _HEAD.format(
             **settings, last=LAST, attacked=settings["rounds"] - settings["start"] + 1,
@@ -37,24 +37,30 @@ def text(lines: Lines) -> str:
         _DIRECTIONS, _directions(main, attacker),
         _GAINS.format(**settings), _gains(main, attacker),
     ]  # fmt: skip
-    for other, its in list(runs.items())[1:]:
-        parts += [
-            _OTHER.format(**(its[0] | {"attacker": other})),
-            _damage(its, [*gross, *quiet], other),
-            _directions(its, other),
-        ]
-    parts.append(_conclusion(runs))
+    for its in others:
+        other = its[0]["attacker"]
+        parts += [_OTHER.format(**its[0]), _damage(its, [*gross, *quiet], other), _directions(its, other)]
+    parts += [words_section(its) for its in rest if its[0]["word_bits"] != bits]
+    parts.append(_conclusion({its[0]["attacker"]: its for its in (main, *others)}))
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
-def _by_attacker(lines: Lines) -> dict[str, list[dict[str, Any]]]:
-    """Each attacker's lines; the first of them are the settings."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    attacker = ""
+def words_section(lines: Lines) -> str:
+    """What gross attacks do in a run whose words have another size than the page's."""
+    attacker = lines[0]["attacker"]
+    attacks = _damage(lines, [attack.name for attack in GROSS], attacker)
+    return "\n".join(part.strip("\n") + "\n" for part in (_WORDS.format(**lines[0]), attacks, _REPLAY, _replay(lines)))
+
+
+def _runs(lines: Lines) -> list[list[dict[str, Any]]]:
+    """The lines by attacker and word size; the first of each are its settings."""
+    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    of = ("", 0)
     for line in lines:
-        attacker = line.get("attacker", attacker)
-        runs.setdefault(attacker, []).append(line)
-    return runs
+        if line["kind"] == "settings":
+            of = line["attacker"], line["word_bits"]
+        runs.setdefault(of, []).append(line)
+    return list(runs.values())
 
 
 def _damage(lines: Lines, names: Sequence[str], attacker: str) -> str:
@@ -313,6 +319,13 @@ _OTHER = """
 ## The same with {attacker} as the attacker
 
 Seeds: {seeds}.
+"""
+
+_WORDS = """
+## The same with words of {word_bits} bits
+
+Gross attacks only, {attacker} from round {start} to {rounds}, norm bound {clip:g}, one scale with the most binary places, up to
+20, whose range can be proved. Seeds: {seeds}.
 """
 
 _CONCLUSION = """

@@ -86,7 +86,7 @@ class Federation:
 
         held = self.train[silo] if change is None else change(self.train[silo])
         network = networks.build(self.plan)
-        networks.load(network, state)
+        networks.load(network, state, self.plan)
         local_training.train(network, held, held.labels, self.plan, seed=seed)  # type: ignore[arg-type]
         return local_training.update_of(network, state)
 
@@ -95,7 +95,7 @@ class Federation:
         from silo_node.training import evaluate, networks
 
         network = networks.build(self.plan)
-        networks.load(network, state)
+        networks.load(network, state, self.plan)
         return evaluate.outputs(network, held, self.plan)  # type: ignore[arg-type]
 
     def aucs(self, state: ModelState) -> Mapping[str, float]:
