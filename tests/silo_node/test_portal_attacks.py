@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from protocol.messages import Refusal as Refusal_
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger, round_prefix
 from protocol.signing import SigningKey, sign_envelope
-from silo_node import gate
+from silo_node import gate, listeners
 from silo_node.announcement import context
 from silo_node.egress import Answer, _problem
 from silo_node.errors import AnswerNotGenuine, Refused
@@ -119,6 +120,25 @@ def test_what_the_portal_says_with_a_refusal_can_be_said_back_to_it_and_shown(de
 def test_a_sentence_that_quotes_the_portal_can_be_said_to_it(name):
     said = reason(ProtocolViolation("BAD_PROOF", f"{name} is not in the manifest"))
     seal(Refusal_(ctx="0" * 64, silo="site-1", roster=None, reasons=(said,)), SigningKey.generate())
+
+
+@pytest.mark.parametrize("version", ["7" * 70_000, ["7"], None, 1e999, 10**400])
+def test_a_version_that_no_address_can_hold_does_not_deafen_the_silo(sync, monkeypatch, version):
+    """It is named in the next question: the thread that asks must not end with it."""
+    node, events, asked = sync.node, queue.SimpleQueue(), []
+
+    class Connection:
+        def get(self, path, *, query, **_):
+            asked.append(query)
+            if len(asked) == 2:
+                node.stop.set()
+            return Answer(200, {}, json.dumps({"version": 3 if len(asked) == 2 else version}).encode())
+
+    monkeypatch.setattr(node, "connection", Connection)
+    monkeypatch.setattr(listeners, "LONGEST_PAUSE", 0)
+    listeners.Poller(node, events).run()
+    assert "after" not in asked[1]
+    assert [events.get()[0], events.get()[0]] == ["problem", "assignments"]
 
 
 def test_pieces_that_are_no_numbers_are_not_there():
