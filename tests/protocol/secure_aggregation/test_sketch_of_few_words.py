@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from protocol.messages import Sketch
 from protocol.secure_aggregation.checks import sketch_nonces
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
-from protocol.secure_aggregation.sketch import LEAST_WORDS, SKETCH_WORDS
+from protocol.secure_aggregation.sketch import LEAST_WORDS, SKETCH_WORDS, sketch
 
 HEAD = 513
 """Words of the last layer of a ResNet18 with one answer."""
@@ -54,3 +54,13 @@ def test_words_of_a_finer_scale_than_all_others_show_through_a_sketch(world) -> 
     assert len(alone) > 2
     for k in alone:
         assert int(sums[ten[k] % SKETCH_WORDS]) * (-1 if ten[k] & SKETCH_WORDS else 1) % 2**12 == int(words[k])
+
+
+def test_an_element_of_half_the_updates_length_shows_roughly_in_its_sum() -> None:
+    """Whatever the scales are: the rest of the update hides a word only as well as 1/16 of the rest's length does."""
+    draw = np.random.default_rng(5)
+    words = draw.normal(0, 100, LEAST_WORDS).astype("<i4")
+    rest = float(np.linalg.norm(words))
+    words[7] = large = int(rest)
+    sums = sketch(draw.bytes(32), [(LEAST_WORDS, 0)], [words])
+    assert abs(int(np.abs(sums).max()) - large) < 5 * rest / 16
