@@ -34,6 +34,7 @@ from protocol.manifest_fields import (
 from protocol.many_silos import MOST_SILOS
 from protocol.secure_aggregation.parameters import threshold
 from protocol.secure_aggregation.scales import FixedPoint, ScalesError
+from protocol.secure_aggregation.sketch import LEAST_WORDS
 
 SCHEMA: Final = "consilium/manifest/1"
 """The manifest format that this code reads and writes."""
@@ -351,6 +352,7 @@ class Manifest(Part):
                 silos=len(weights),
                 heaviest=max(weights),
                 lightest=min(weights),
+                crowd=LEAST_WORDS if aggregation.sketch else 1,
             )
         except ScalesError as error:
             raise ValueError(f"aggregation.fraction_bits: {error}") from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import ssl
 import threading
 import time
@@ -29,6 +30,7 @@ from silo_node.config import Config
 from silo_node.egress_log import EgressLog
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
 from silo_node.pin import Pin
+from silo_node.reasons import plain
 
 RETRY_STATUS: Final = frozenset({429, 500, 502, 503, 504, 507})
 """Statuses that may pass: overload, a restart, a disk that somebody is making room on."""
@@ -37,6 +39,7 @@ LONGEST_PAUSE: Final = 5.0
 MAX_ANSWER: Final = 64 << 20
 """Bytes of the longest answer that is read."""
 _ANY_TIME: Final = 10**11
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON. Raises: AnswerNotGenuine where it is none (the portal is broken, or of another version)."""
         try:
-            return json.loads(self.body)
+            return _json(self.body)
         except (ValueError, RecursionError):
             raise AnswerNotGenuine("the portal's answer is not JSON: is it of another version?") from None
 
@@ -239,13 +242,22 @@ def _read(response: httpx.Response) -> bytes:
 def _problem(status: int, content: bytes) -> PortalRefused | ClockWrong:
     """A typed error from a problem document (RFC 9457)."""
     try:
-        document = json.loads(content)
+        document = _json(content)
         code, sentence = str(document["code"]), str(document.get("detail") or document["title"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         code, sentence = f"HTTP_{status}", f"the portal answered {status} without saying why"
     if code == "CLOCK_SKEW":
-        return ClockWrong(sentence)
-    return PortalRefused(status, code, sentence)
+        return ClockWrong(plain(sentence))
+    return PortalRefused(status, plain(code), plain(sentence))
+
+
+def _json(body: bytes) -> Any:
+    """JSON in UTF-8. A lone surrogate is refused: no file or message can hold it. Raises: ValueError, RecursionError."""
+    text = body.decode("utf-8")
+    value = json.loads(text)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
 def _authorities(config: Config) -> ssl.SSLContext | bool:

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Final
 
 from protocol import canonical
 from protocol.approval import ApprovalError, Approved, check_approvals
-from protocol.canonical import CanonicalError
 from protocol.manifest import Manifest, ManifestError, parse_manifest, study_facts
 from protocol.messages import MessageError, State
 from protocol.policy import PolicyDocument, load_closure, match, match_digest, policy_facts
@@ -225,8 +224,8 @@ def _logged(announcement: Announcement, approved: Approved, node: Node) -> None:
     """The record that the proof is about is that of one of the approvals in force, and the log holds it."""
     try:
         record = canonical.decode(announcement.record)
-        kind, outcome, refs = record["type"], record["outcome"], record["refs"]
-    except (CanonicalError, KeyError, TypeError):
+        kind, outcome, refs = record["type"], record["outcome"], dict(record["refs"])
+    except (ValueError, KeyError, TypeError):
         raise Refused("LOG_RECORD", "The record of this hospital's approval can't be read.") from None
     if kind != "study.approved" or outcome != "success" or refs.get("manifest") != announcement.manifest:
         raise Refused("LOG_RECORD", "The portal's record is not that of this hospital's approval of this study.")

@@ -22,6 +22,7 @@ from silo_node.node import Node
 Events = queue.SimpleQueue[tuple[str, Any]]
 ASSIGNMENTS = "/api/v1/silo/assignments"
 LONGEST_PAUSE = 10.0
+MOST_VERSION = 64
 
 
 def start(name: str, target: Callable[[], None]) -> None:
@@ -46,7 +47,7 @@ class Poller:
             query: dict[str, str | int] = {"wait": wait} if version is None else {"wait": wait, "after": version}
             try:
                 body = self._egress.get(ASSIGNMENTS, kind="poll", query=query, wait=wait, patience=0).json()
-                version = body["version"]
+                version = _version(body["version"])
                 self._events.put(("assignments", body))
                 pause = 0.2
             except Stopping:
@@ -60,6 +61,13 @@ class Poller:
             except (KeyError, TypeError):
                 self._events.put(("problem", SiloError("BAD_ANSWER", "The portal's assignments can't be read.")))
                 self._node.stop.wait(LONGEST_PAUSE)
+
+
+def _version(value: object) -> str | int:
+    """What the next question names, so nothing that no address can hold. Raises: TypeError."""
+    if not isinstance(value, str | int) or len(str(value)) > MOST_VERSION:
+        raise TypeError("a version is a number or a short text")
+    return value
 
 
 class Results:

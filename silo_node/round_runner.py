@@ -316,7 +316,7 @@ class RoundRunner:
         again, self._resumed = self._resumed, True
         if again:
             answer = self._node.egress.get(f"/api/v1/rounds/{self.id}/update", kind="update", round_id=self.id).json()
-            there = {int(k) for k in answer["chunks"]}
+            there = pieces(answer)
         self._send_chunks(machine, there)
         envelope = machine.finish_update()
         self._post("update", envelope)
@@ -430,6 +430,13 @@ class RoundRunner:
             signed = ((envelope.signatures[0][0], envelope.digest) for envelope in envelopes)
             self._given[name] = {self.parameters.signers.get(keyid, keyid): digest for keyid, digest in signed}
         return list(found.values())
+
+
+def pieces(answer: Any) -> set[int]:
+    """Which pieces of the update the portal has. Raises: ProtocolViolation (BAD_MESSAGE)."""
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("chunks"), list):
+        raise ProtocolViolation("BAD_MESSAGE", "the portal does not say which pieces of the update it has")
+    return {k for k in answer["chunks"] if type(k) is int}
 
 
 def other_protocol(kind: str) -> ProtocolViolation:

@@ -279,8 +279,8 @@ class Sync:
 
     def _restore(self, items: list[Mapping[str, Any]]) -> None:
         """Take up the rounds that an earlier process left open; the portal's list says which are over."""
-        closed = {item.get("round") for item in items if item.get("kind") == "closed"}
-        announced = {item.get("study"): item.get("round") for item in items if item.get("kind") == "announce"}
+        closed = {str(item.get("round")) for item in items if item.get("kind") == "closed"}
+        announced = {str(item.get("study")): str(item.get("round")) for item in items if item.get("kind") == "announce"}
         for run in open_runs(self.node.config.runs):
             raw = run.read("announce")
             if run.id in closed or (raw and announced.get(raw["study"], run.id) != run.id):

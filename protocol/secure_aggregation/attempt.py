@@ -88,7 +88,6 @@ class Attempt:
                 raise ProtocolViolation("ROUND_OVER", f"round {number}.{attempt} is over here; its secrets are gone")
             self._make_secrets(number, model)
         self._ledger.join(number, attempt)
-        self._erase_older()
         return self._secrets(call)
 
     def _make_secrets(self, number: int, model: str) -> None:
@@ -107,12 +106,9 @@ class Attempt:
             "list": canonical.b64(secrets.token_bytes(SECRET_BYTES)),
             "nonces": [canonical.b64(secrets.token_bytes(SECRET_BYTES)) for _ in range(2)],
         }
+        # Before, not after: whatever crash came in between, no attempt leaves secrets behind.
+        self._ledger.forget_rounds()
         self._records.write("keys", record)
-
-    def _erase_older(self) -> None:
-        older = self._ledger.before_newest()
-        if older is not None:
-            self._ledger.forget_round(*older)
 
     def _need_roster(self, call: str) -> RosterView:
         if self._roster is None:

@@ -62,12 +62,6 @@ class StudyLedger:
         row = self._last("joined")
         return None if row is None else (row["round"], row["attempt"])
 
-    def before_newest(self) -> tuple[int, int] | None:
-        """The (round, attempt) joined before the newest one."""
-        count = self._count("joined")
-        row = self._row("joined", count - 2) if count > 1 else None
-        return None if row is None else (row["round"], row["attempt"])
-
     def check_newest(self, number: int, attempt: int) -> None:
         """Raises: ProtocolViolation (OLD_ROUND) where a newer attempt was joined."""
         newest = self.newest()
@@ -82,9 +76,9 @@ class StudyLedger:
         if self.newest() != (number, attempt):
             self._append("joined", {"round": number, "attempt": attempt})
 
-    def forget_round(self, number: int, attempt: int) -> None:
-        """Erase the secrets of one attempt."""
-        self._journal.forget(round_prefix(self._study, number, attempt))
+    def forget_rounds(self) -> None:
+        """Erase the secrets of every attempt of this study."""
+        self._journal.forget(f"round/{self._study}/")
 
     # --- spending: one list a round over all its attempts ------------------------------------------------------------
 
@@ -108,10 +102,11 @@ class StudyLedger:
             raise ProtocolViolation("ROUND_SPENT", f"this silo already signed another list in round {number}")
         if final:
             self.check_members(model, facts["members"])
-        rows = self._rows(f"lists/{model}")
-        if all(row["round"] != number for row in rows):
+        row = {"round": number, "members": facts["members"]}
+        # After a crash another list may come in the same round; then both stand there, and the steward is shown both.
+        if row not in self._rows(f"lists/{model}"):
             self.check_open(model)
-            self._append(f"lists/{model}", {"round": number, "members": facts["members"]})
+            self._append(f"lists/{model}", row)
         self._journal.put(f"{self._prefix}spent/{number}", canonical.encode(facts))
 
     def check_open(self, model: str) -> None:

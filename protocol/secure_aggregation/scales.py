@@ -18,6 +18,10 @@ sum then reaches the bound, and the next one is `margin` times as large.
 
 Scales may not lie so far apart that the sketch check's 64-bit sums could leave their range: f_T is at most the least f of
 the model plus 64 - word_bits - (bits of d). With long words and many weights that costs digits which nobody misses.
+
+Where sketches are shown, no few words may have a finer scale than all others: modulo the next scale's unit a sum of the sketch
+would be of these words alone, and show single ones of a small tensor. So f_T is at most the largest f that `crowd` words
+reach, counted from the finest tensor on.
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ class FixedPoint:
 
     word_bits: of a word of the body. fraction_bits: binary places of all words; None: each tensor's follow the sum.
     clip_norm: L2 bound of one update before weighing. silos: n, all that may be in a sum. heaviest, lightest: weights.
+    crowd: the fewest words that may have the finest scale; more than 1 where sketches are shown (sketch.LEAST_WORDS).
 
     Raises:
         ScalesError: a sum could wrap round, or a word would say too little.
@@ -72,6 +77,7 @@ class FixedPoint:
     silos: int
     heaviest: int = 1
     lightest: int = 1
+    crowd: int = 1
 
     def __post_init__(self) -> None:
         if not 2 <= self.word_bits <= 32 or self.silos < 1 or not 1 <= self.lightest <= self.heaviest:
@@ -197,7 +203,18 @@ class FixedPoint:
             raise ScalesError(f"a scale of the model is above 2^{self.most}, the bound of clip_norm")
         apart = max(0, 64 - self.word_bits - update_words(table).bit_length())
         least = self.levels - max(scales)
-        return [min(self.levels - scale, least + apart) for scale in scales]
+        finest = min(least + apart, self.levels - self._crowded(table, scales))
+        return [min(self.levels - scale, finest) for scale in scales]
+
+    def _crowded(self, table: Sequence[TensorSpec], scales: Scales) -> int:
+        """The least exponent that counts: `crowd` words have it or a lower one. The highest where there are not so many."""
+        sizes = (spec.size for spec in table if spec.kind == "shared")
+        words = 0
+        for scale, size in sorted(zip(scales, sizes, strict=True)):
+            words += size
+            if words >= self.crowd:
+                return scale
+        return max(scales)
 
 
 def ceil_log2(value: Fraction) -> int:

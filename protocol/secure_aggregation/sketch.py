@@ -33,7 +33,8 @@ from protocol.secure_aggregation.prg import derive
 SKETCH_WORDS: Final = 256
 LEAST_WORDS: Final = 64 * SKETCH_WORDS
 """Words of the shortest update of which a silo shows a sketch. Of 513 words one in seven would lie alone in its sum and be
-shown as it is, of 16,384 none with a chance of 1 - 2^-70; and three sketches are still 768 equations with 16,384 unknowns."""
+shown as it is, of 16,384 none with a chance of 1 - 2^-70; and three sketches are still 768 equations with 16,384 unknowns.
+As many must have the finest scale (scales.py)."""
 SEED_BYTES: Final = 32
 BLOCK: Final = 1 << 15
 """Words a pass. Their sum stays below 2^15 * 2^31 = 2^46, so float64 adds them exactly; their buffers stay in the cache."""

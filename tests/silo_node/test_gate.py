@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from protocol import canonical
 from protocol.canonical import b64, digest
 from protocol.messages import State, seal
 from protocol.secure_aggregation import StudyLedger
@@ -214,6 +215,12 @@ def test_a_record_of_something_else(door):
     )
     door.portal.approval_record, door.portal.approval_index = door.portal.entries[index], index
     assert door.refused() == "LOG_RECORD"
+
+
+@pytest.mark.parametrize("refs", [[], None, 5, "manifest", {}])
+def test_a_record_whose_references_are_none(door, refs):
+    record = {"type": "study.approved", "outcome": "success", "refs": refs}
+    assert door.refused(door.announcement(record=b64(canonical.encode(record)))) == "LOG_RECORD"
 
 
 def test_a_record_that_the_log_does_not_hold(door):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import pytest
 from protocol import canonical
 from protocol.canonical import digest, unb64
 from protocol.messages import Reason, State, seal
+from protocol.messages import Refusal as Refusal_
+from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger, round_prefix
-from protocol.signing import sign_envelope
-from silo_node import gate
+from protocol.signing import SigningKey, sign_envelope
+from silo_node import gate, listeners
 from silo_node.announcement import context
-from silo_node.egress import Answer
+from silo_node.egress import Answer, _problem
 from silo_node.errors import AnswerNotGenuine, Refused
+from silo_node.reasons import reason
 from silo_node.refusals import send_refusal
+from silo_node.round_runner import pieces
 from silo_node.runs import Run
 from silo_node.sync import Sync
 from tests.silo_node.portal_double import PlayedRound, Refusal
@@ -81,9 +86,70 @@ def test_assignments_of_another_shape_end_nothing(sync, body):
     sync._assignments(body)
 
 
-def test_an_answer_that_is_too_deep_is_not_believed():
+@pytest.mark.parametrize("name", [[], {}, {"a": 1}, None])
+def test_rounds_and_studies_that_are_no_names_end_nothing(silo, sync, name):
+    """At the first contact too, when the rounds that an earlier process left open are taken up."""
+    Run(silo.config.runs, "st-x.2.1").write("announce", {"study": "st-x"})
+    kinds = ("closed", "announce", "completed", "roster", "study")
+    sync._assignments({"assignments": [{"kind": kind, "round": name, "study": name} for kind in kinds]})
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b'{"title": "\\ud800"}', b'{"\\uDFFF": 1}', b'"\xed\xa0\x80"', b"\xff"]
+)
+def test_an_answer_that_is_too_deep_or_no_text_is_not_believed(body):
+    """A lone surrogate could be written to no file and no terminal; the silo would end where it tries to."""
     with pytest.raises(AnswerNotGenuine):
-        Answer(200, {}, b"[" * 200_000).json()
+        Answer(200, {}, body).json()
+
+
+def test_every_text_is_read_as_it_is():
+    assert Answer(200, {}, rb'["\ud83e\ude7b", "\\ud", "u00fc"]').json() == ["\U0001fa7b", "\\ud", "u00fc"]
+
+
+@pytest.mark.parametrize("detail", ["e\u0301", "\ud800", "a\x1b[2Jb", "", "x" * 5000, 7])
+def test_what_the_portal_says_with_a_refusal_can_be_said_back_to_it_and_shown(detail):
+    """Else the silo could not refuse the round: it would end, and end again at each start."""
+    error = _problem(409, json.dumps({"code": "NO\ud800", "detail": detail, "title": "t"}).encode())
+    assert error.sentence.isprintable() and error.sentence.encode() and error.code.encode()
+    said = reason(error)
+    seal(Refusal_(ctx="0" * 64, silo="site-1", roster=None, reasons=(said,)), SigningKey.generate())
+
+
+@pytest.mark.parametrize("name", ["e\u0301", "\u2126", "\ud800"])
+def test_a_sentence_that_quotes_the_portal_can_be_said_to_it(name):
+    said = reason(ProtocolViolation("BAD_PROOF", f"{name} is not in the manifest"))
+    seal(Refusal_(ctx="0" * 64, silo="site-1", roster=None, reasons=(said,)), SigningKey.generate())
+
+
+@pytest.mark.parametrize("version", ["7" * 70_000, ["7"], None, 1e999, 10**400])
+def test_a_version_that_no_address_can_hold_does_not_deafen_the_silo(sync, monkeypatch, version):
+    """It is named in the next question: the thread that asks must not end with it."""
+    node, events, asked = sync.node, queue.SimpleQueue(), []
+
+    class Connection:
+        def get(self, path, *, query, **_):
+            asked.append(query)
+            if len(asked) == 2:
+                node.stop.set()
+            return Answer(200, {}, json.dumps({"version": 3 if len(asked) == 2 else version}).encode())
+
+    monkeypatch.setattr(node, "connection", Connection)
+    monkeypatch.setattr(listeners, "LONGEST_PAUSE", 0)
+    listeners.Poller(node, events).run()
+    assert "after" not in asked[1]
+    assert [events.get()[0], events.get()[0]] == ["problem", "assignments"]
+
+
+def test_pieces_that_are_no_numbers_are_not_there():
+    """After a restart the silo asks which pieces of its update the portal has; 1e999 is read as infinity."""
+    assert pieces(Answer(200, {}, b'{"chunks": [1e999, "0", [], null, 0.0, true, 2]}').json()) == {2}
+
+
+@pytest.mark.parametrize("answer", [[], 5, None, {}, {"chunks": 5}, {"chunks": {"0": 1}}])
+def test_pieces_in_another_shape_end_the_round_and_not_the_silo(answer):
+    with pytest.raises(ProtocolViolation):
+        pieces(answer)
 
 
 # --- one attempt, announced twice ------------------------------------------------------------------------------------

@@ -32,13 +32,18 @@ class SparseAttempt(Attempt):
     def _read_set(self, claim: Claim, leaves: Iterable[Leaf], neighbours: Iterable[str], what: str) -> dict[str, str]:
         """The entries of this silo's neighbours (and of others, such as known partners) in a set, each proved.
 
-        1. the set is large enough, as stated   2. no silo twice   3. every entry is proved
+        1. the set is large enough, as stated, and not larger than the study   2. no silo twice   3. every entry is proved
         4. every neighbour's entry is there, and this silo's own   5. this silo is in the set
 
         Returns: silo -> value of those present.
-        Raises: ProtocolViolation (SET_TOO_SMALL, TWICE, BAD_PROOF, TOO_FEW_NEIGHBOURS, LEFT_OUT).
+        Raises: ProtocolViolation (BAD_CLAIM, SET_TOO_SMALL, TWICE, BAD_PROOF, TOO_FEW_NEIGHBOURS, LEFT_OUT).
         """
         # 1
+        if claim.size > len(self.parameters.members):
+            raise ProtocolViolation(
+                "BAD_CLAIM",
+                f"the {what} is said to have more silos than the {len(self.parameters.members)} of the study",
+            )
         if claim.size < self.parameters.least_set:
             raise ProtocolViolation(
                 "SET_TOO_SMALL", f"the {what} has {claim.size} silos, at least {self.parameters.least_set} are needed"

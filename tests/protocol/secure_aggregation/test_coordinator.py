@@ -300,3 +300,13 @@ def test_removal_is_the_same_whoever_revealed(world):
         this.removal(names).subtract(0, buffer)
         results.append(buffer.tobytes())
     assert len(set(results)) == 1
+
+
+def test_each_silo_that_says_it_opened_nothing_keeps_one_other_out_of_a_round(world):
+    """Whether box or receiver is false nobody can tell: the sender goes, and its accusers stay (docs, what it does not do)."""
+    for liars, victims in ((("site-07",), ("site-01",)), (("site-06", "site-07"), ("site-01", "site-03"))):
+        this = world(7).play("keys", "bundles", "ready")
+        for liar in liars:
+            opened = Ready.parse(this.mail["ready"][liar].payload).senders
+            change(this, "ready", Ready, liar, senders=tuple(name for name in opened if name not in victims))
+        assert set(this.coordinator.choose_ready(this.roster, this.relayed("ready")).left_out) == set(victims)

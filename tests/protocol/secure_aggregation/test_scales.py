@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from fractions import Fraction
 from typing import Any
@@ -85,6 +86,21 @@ def test_a_tensor_is_never_cut_below_its_own_bound(fixed: FixedPoint, exponents:
 def test_scales_lie_so_close_together_that_every_sketch_fits(fixed: FixedPoint, exponents: list[int], d: int) -> None:
     table = (TensorSpec("a", (d,)), TensorSpec("b", (1,)), TensorSpec("c", (1,)))
     sketch.prove_range(fixed.segments(table, tuple(min(each, fixed.most) for each in exponents)), fixed.word_bits)
+
+
+@given(
+    studies(),
+    st.lists(st.tuples(st.integers(1, 20_000), st.integers(LEAST_SCALE, MOST_SCALE)), min_size=1, max_size=6),
+)
+def test_no_few_words_have_a_finer_scale_than_all_others_where_sketches_are_shown(
+    fixed: FixedPoint, tensors: list[tuple[int, int]]
+) -> None:
+    fixed = dataclasses.replace(fixed, crowd=sketch.LEAST_WORDS)
+    table = tuple(TensorSpec(f"t{k}", (size,)) for k, (size, _) in enumerate(tensors))
+    segments = fixed.segments(table, tuple(min(scale, fixed.most) for _, scale in tensors))
+    finest = max(bits for _, bits in segments)
+    least = min(sketch.LEAST_WORDS, sum(size for size, _ in segments))
+    assert sum(size for size, bits in segments if bits == finest) >= least
 
 
 @given(studies())

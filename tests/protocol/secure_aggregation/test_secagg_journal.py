@@ -50,6 +50,34 @@ def test_silo_killed_at_any_write_goes_on_with_the_same_bytes(world):
             this.assert_sum(this.silos)
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_silo_killed_while_it_joins_leaves_no_secret_of_an_older_attempt(world, kept):
+    """kept: rows of the attempt in which it died that were written; the next attempt is another one."""
+    this = world(4).play("keys")
+    journal = this.journals["site-02"]
+    this.attempt(attempt=1)
+    journal.kill_at = (journal.puts + kept, "after")
+    with pytest.raises(this.Killed):
+        this.machines["site-02"].keys()
+    journal.kill_at = None
+    this.attempt(attempt=2)
+    this.machines["site-02"].keys()
+    assert [key for key in journal.rows if key.startswith("round/")] == ["round/st-abc/1/2/keys"]
+
+
+def test_silo_killed_while_it_spends_a_round_notes_the_list_that_it_signs_then(world):
+    """The steward is shown these lists; a round's second one must not stand under the first one's names."""
+    this = world(5).play("keys", "bundles", "ready", "update")
+    journal = this.journals["site-02"]
+    journal.kill_at = (journal.puts + 1, "after")
+    with pytest.raises(this.Killed):
+        this.machines["site-02"].sign_list(this.relayed("update"))
+    journal.kill_at = None
+    this.rebuild("site-02").sign_list(this.relayed("update", this.silos[:4]))
+    lists = StudyLedger(journal, "st-abc").lists(this.parameters.model)
+    assert [row["members"] for row in lists] == [list(this.silos), list(this.silos[:4])]
+
+
 def test_silo_killed_in_the_middle_of_an_upload_sends_the_same_bytes_again(world, refused):
     this = world(4, words=CHUNK_WORDS + 100, tail=4).play("keys", "bundles", "ready")
     machine = this.machines["site-02"]
@@ -325,12 +353,10 @@ def test_ledger_finds_its_last_row_whatever_their_number(world, refused):
     journal = world.Journal()
     ledger = StudyLedger(journal, "st-abc")
     assert ledger.newest() is None
-    assert ledger.before_newest() is None
     for number in range(1, 40):
         ledger.join(number, 0)
         ledger.join(number, 0)
         assert ledger.newest() == (number, 0)
-        assert ledger.before_newest() == ((number - 1, 0) if number > 1 else None)
     refused("OLD_ROUND", ledger.join, 38, 5)
     assert len(journal.rows) == 39
 

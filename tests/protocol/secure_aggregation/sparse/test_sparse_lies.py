@@ -87,6 +87,19 @@ def test_roster_below_two_thirds_is_refused(sparse, refused):
     refused("SET_TOO_SMALL", this.machines[ME].accept_roster, Claim(this.coordinator.claim("roster").root, 8), own)
 
 
+@pytest.mark.parametrize("size", [13, 70_000, 10**30])
+def test_set_larger_than_the_study_is_refused_before_anything_is_kept(sparse, refused, size):
+    """Later it would be in no message that can be signed, when the list has spent the round already."""
+    this = sparse(12).until("row")
+    before = journal_of(this)
+    own = this.coordinator.leaf("roster", ME)
+    refused("BAD_CLAIM", this.machines[ME].accept_roster, Claim(this.coordinator.claim("roster").root, size), own)
+    assert journal_of(this) == before
+    this.play("row", "bundles", "ready").close("update")
+    claim, entries = this.set_for("ready", ME)
+    refused("BAD_CLAIM", this.machines[ME].accept_ready, Claim(claim.root, size), entries)
+
+
 def test_second_roster_is_refused_so_a_row_is_drawn_once(sparse, refused):
     this = sparse(12).until("row")
     this.step("row", ME)
