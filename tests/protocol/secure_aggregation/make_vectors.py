@@ -213,7 +213,10 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
             "negative words and a large tail": {"ctx": CTX, "seed": seed, "body": edges[32], "tail": tail},
             "nothing": {"ctx": CTX, "seed": seed, "body": [0, 0], "tail": ["0"]},
         },
-        "state": {"edges of single": {"table": table, "weights": weights}},
+        "state": {
+            "edges of single": {"table": table, "weights": weights},
+            "scales follow the sum": {"table": table, "weights": weights, "scales": [-32, 20]},
+        },
         "next_weights": {
             "rounding": {
                 "weights": [0.0, 1.0, -1.0, float(slow.float32(0.1)), 2.0**24, 1.0, 0.5, float(slow.float32(1e-38))],
@@ -223,6 +226,38 @@ def cases() -> dict[str, dict[str, dict[str, Any]]]:
                 "total_weight": 31,
             }
         },
+        "scales": _scales(),
+        "first_values": {
+            "convolution": {"name": "conv.weight", "shape": [2, 3, 3, 3], "seed": 2**53 - 1},
+            "linear": {"name": "head.weight", "shape": [1, 7], "seed": 0},
+            "bias": {"name": "head.bias", "shape": [3], "seed": 5},
+            "scale of a normalisation layer": {"name": "norm.weight", "shape": [3], "seed": 5},
+            "a scalar": {"name": "temperature", "shape": [], "seed": 5},
+        },
+        "draw": {
+            f"{count} of {len(NAMES)}": {"silos": NAMES, "count": count, "model": model, "round": 3} for count in (1, 3)
+        },
+    }
+
+
+def _scales() -> dict[str, dict[str, Any]]:
+    """Tensors that grow, fall by one power at most, keep their scale under a sum of zeros, and stop at clip_norm's."""
+    given = {
+        "clip_norm": 2.0,
+        "weights": [3, 1, 2, 2],
+        "sizes": [256, 257, 30000, 10, 10],
+        "scales": [-6, -6, -9, -3, 1],
+        "maxima": [900, 900, 1, 0, 9000],
+        "members": [3, 1, 2],
+    }
+    wide = {**given, "scales": [-32, 1, 1, -32, 1], "maxima": [1, 1, 1, 1, 1]}
+    edge = {**given, "scales": [0, 0, 0, 0, 0], "maxima": [2**7, 2**9, 2**9 + 1, 2**9, 2**8], "weights": [1] * 4}
+    return {
+        "16 bits": {"bits": 16, **given},
+        "12 bits": {"bits": 12, **given, "maxima": [100, 100, 1, 0, 900]},
+        "32 bits, too far apart for a sketch": {"bits": 32, **wide},
+        "powers of two and one more": {"bits": 16, **edge, "members": [1, 1, 1, 1]},
+        "clip_norm is a float64": {"bits": 24, **given, "clip_norm": 0.1, "scales": [-6, -6, -9, -3, -3]},
     }
 
 

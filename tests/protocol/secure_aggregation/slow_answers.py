@@ -165,8 +165,8 @@ def check_word(ctx: str, seed: str, body: list[int], tail: list[str]) -> str:
     return str(slow.check_word(h(ctx), h(seed), body, numbers(tail)))
 
 
-def state(table: list[dict[str, Any]], weights: list[float]) -> dict[str, str]:
-    new = slow.state(table, weights)
+def state(table: list[dict[str, Any]], weights: list[float], scales: list[int] | None = None) -> dict[str, str]:
+    new = slow.state(table, weights, scales)
     return {"bytes": new.hex(), "digest": slow.digest(new)}
 
 
@@ -177,6 +177,36 @@ def next_weights(
     return slow.next_weights(weights, words, slow.fractions_of(segments), server_lr, total_weight)
 
 
+def scales(
+    bits: int,
+    clip_norm: float,
+    weights: list[int],
+    sizes: list[int],
+    scales: list[int],
+    maxima: list[int],
+    members: list[int],
+) -> dict[str, Any]:
+    """`weights`: of all participants; `members`: those of the silos in the sum; `maxima`: largest |word| a tensor."""
+    fractions = slow.fraction_bits(scales, sizes, bits, len(weights), max(weights))
+    return {
+        "first": slow.first_scale(clip_norm, sum(sizes)),
+        "fraction_bits": fractions,
+        "next": slow.next_scales(scales, sizes, maxima, fractions, sum(members), clip_norm),
+        "largest": [
+            slow.largest_sum(slow.levels(bits, len(weights), max(weights)) - f, f, members, clip_norm)
+            for f in fractions
+        ],
+    }
+
+
+def first_values(name: str, shape: list[int], seed: int) -> list[float]:
+    return slow.first_values(name, shape, seed)
+
+
+def draw(silos: list[str], count: int, model: str, round: int) -> list[str]:
+    return slow.draw(silos, count, model, round)
+
+
 ANSWERS: dict[str, Callable[..., Any]] = {
     answer.__name__: answer
     for answer in (
@@ -185,5 +215,6 @@ ANSWERS: dict[str, Callable[..., Any]] = {
         *(material, stream, mask, masked, pack, chunks, evaluation),
         *(sketch_seed, sketch, rule, unmasked),
         *(check_seed, coefficients, check_word, state, next_weights),
+        *(scales, first_values, draw),
     )
 }

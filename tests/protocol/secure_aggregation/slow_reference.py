@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -360,8 +361,9 @@ def check_word(ctx: bytes, seed: bytes, body: Sequence[int], tail: Sequence[int]
 # State
 
 
-def state(table: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> bytes:
-    header = jcs({"table": table})
+def state(table: Sequence[Mapping[str, Any]], weights: Sequence[float], scales: Sequence[int] | None = None) -> bytes:
+    following = {} if scales is None else {"scales": "".join(f"{e + 128:02x}" for e in scales)}
+    header = jcs({"table": table, **following})
     return b"consilium-state/1\n" + struct.pack(">I", len(header)) + header + struct.pack(f"<{len(weights)}f", *weights)
 
 
@@ -379,3 +381,85 @@ def next_weights(
         step = float32(server_lr / (total_weight * 2**bits))
         out.append(float32(w + float32(float32(word) * step)))
     return out
+
+
+# Scales
+
+
+def ceil_log2(value: Fraction) -> int:
+    k = -64
+    while Fraction(2) ** k < value:
+        k += 1
+    return k
+
+
+def levels(bits: int, n: int, heaviest: int) -> int:
+    room = Fraction(2 ** (bits - 1) - 1, n) - 1
+    k = -64
+    while heaviest * Fraction(2) ** (k + 1) <= room:
+        k += 1
+    return k
+
+
+def top(clip_norm: float) -> int:
+    return min(max(ceil_log2(Fraction(clip_norm)), -32), 20)
+
+
+def first_scale(clip_norm: float, d: int) -> int:
+    e = -32
+    while Fraction(4) ** e * d < (8 * Fraction(clip_norm)) ** 2:
+        e += 1
+    return min(e, top(clip_norm))
+
+
+def fraction_bits(scales: Sequence[int], sizes: Sequence[int], bits: int, n: int, heaviest: int) -> list[int]:
+    whole = [levels(bits, n, heaviest) - e for e in scales]
+    apart = max(0, 64 - bits - len(f"{sum(sizes):b}"))
+    return [min(f, min(whole) + apart) for f in whole]
+
+
+def next_scales(
+    scales: Sequence[int],
+    sizes: Sequence[int],
+    maxima: Sequence[int],
+    fractions: Sequence[int],
+    total: int,
+    clip: float,
+) -> list[int]:
+    after = []
+    for e, size, m, f in zip(scales, sizes, maxima, fractions, strict=True):
+        if m:
+            wanted = ceil_log2(Fraction((16 if size <= 256 else 4) * m, total * 2**f))
+            e = min(max(wanted, e - 1, -32), top(clip))
+        after.append(e)
+    return after
+
+
+def largest_sum(e: int | None, f: int, weights: Sequence[int], clip_norm: float) -> int:
+    bound = Fraction(clip_norm) if e is None else min(Fraction(2) ** e, Fraction(clip_norm))
+    return sum(math.floor(bound * weight * 2**f) + 1 for weight in weights)
+
+
+# First model
+
+
+def first_values(name: str, shape: Sequence[int], seed: int) -> list[float]:
+    count = math.prod(shape)
+    if len(shape) < 2:
+        return [0.0 if name.endswith(("bias", "running_mean", "num_batches_tracked")) else 1.0] * count
+    key = hashlib.sha256(b"consilium-initial/1" + LF + seed.to_bytes(8, "big") + name.encode()).digest()[:16]
+    raw = stream(key + bytes(16), 0, 4 * count)
+    bound = float32(math.sqrt(1 / math.prod(shape[1:])))
+    drawn = [int.from_bytes(raw[4 * k : 4 * k + 4], "little") >> 8 for k in range(count)]
+    return [float32((2 * u + 1 - 2**24) / 2**24 * bound) for u in drawn]
+
+
+# Who takes part
+
+
+def draw(silos: Sequence[str], count: int, model: str, round: int) -> list[str]:
+    def rank(silo: str) -> bytes:
+        facts = {"draw": "consilium/draw/1", "model": model, "round": round, "silo": silo}
+        return hashlib.sha256(jcs(facts)).digest()
+
+    return by_name(sorted(silos, key=rank)[:count])

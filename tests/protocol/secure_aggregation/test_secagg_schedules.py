@@ -5,7 +5,8 @@ has, from any attempt, in any order, twice, and kills silos between calls and in
   - a silo gives one answer a step, the same bytes also after a crash;
   - no silo reveals both kinds of share of one owner, and no owner's two secrets can both be rebuilt;
   - who signed one list of a round never signs another, and shows one sketch;
-  - where t silos have unmasked a list, the sum is the plain sum of exactly that list.
+  - where t silos have unmasked a list, the sum is the plain sum of exactly that list;
+  - no silo opens its second nonce for two sums, and what a silo believes is that plain sum, whatever was published.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from protocol.messages import ListSignature, SecondList, Unmask
+from protocol.messages import ListSignature, Nonce, SecondList, Unmask
 from protocol.secure_aggregation import NotEnoughShares, ProtocolViolation, threshold
 from protocol.signing import Envelope
 
-STEPS = ("keys", "roster", "bundles", "ready", "list", "sketch", "second", "unmask")
+STEPS = ("keys", "roster", "bundles", "ready", "list", "sketch", "second", "unmask", "nonce", "check", "verify")
 
 
 class Schedules(RuleBasedStateMachine):
@@ -33,6 +34,7 @@ class Schedules(RuleBasedStateMachine):
         self.this = self.World(n, words=6, tail=1, seed=seed, small=True, **({"sketch": 2000.0} if sketch else {}))
         self.sketch = sketch
         self.said: dict[tuple[tuple[int, int], str, str], Envelope] = {}
+        self.sums: dict[str, Any] = {}
         self.at = (1, 0)
         self.old: dict[str, list[Envelope]] = {}
 
@@ -50,7 +52,7 @@ class Schedules(RuleBasedStateMachine):
         for name in self.this.silos:
             self._call(step, name, None)
 
-    @rule(stages=st.sampled_from([3, 4, 5, 5, 6, 7, 8]))
+    @rule(stages=st.sampled_from([3, 4, 5, 5, 6, 7, 8, 9, 11]))
     def onwards(self, stages: int) -> None:
         """Several stages as an honest portal plays them."""
         for step in STEPS[:stages]:
@@ -102,9 +104,18 @@ class Schedules(RuleBasedStateMachine):
                 answer = machine.show_sketch(self._some("list", data))
             elif step == "second":
                 answer = machine.sign_second(self._some("sketch", data))
-            else:
+            elif step == "unmask":
                 answer = machine.unmask(self._some("list", data), self._some("second", data))
-        except ProtocolViolation:
+            elif step == "nonce":
+                published = self._publish(data)
+                machine.agree(self._some("list", data), self._some("second", data))
+                answer = machine.open_nonce(published)
+            elif step == "check":
+                answer = machine.send_check(self._some("nonce", data))
+            else:
+                self._believe(name, data)
+                return
+        except (ProtocolViolation, NotEnoughShares):
             return
         except this.Killed:
             this.journals[name].kill_at = None
@@ -113,6 +124,21 @@ class Schedules(RuleBasedStateMachine):
         kind = {"roster": "bundles", "bundles": "ready", "ready": "update"}.get(step, step)
         assert self.said.setdefault((self.at, kind, name), answer).payload == answer.payload
         this.mail[kind][name] = answer
+
+    def _publish(self, data: st.DataObject | None) -> str:
+        """The portal publishes the sum, or another one. Its digest."""
+        this = self.this
+        this.publish(spoil=0 if data is None else data.draw(st.sampled_from([0, 1]), label="added to the sum"))
+        self.sums[this.published] = this.shown
+        return this.published
+
+    def _believe(self, name: str, data: st.DataObject | None) -> None:
+        """What a silo believes of the sum for which it opened its nonce: only that it is the sum of the list."""
+        opened = self.said.get((self.at, "nonce", name))
+        body, tail = ([], self.this.updates[name][1]) if opened is None else self.sums[Nonce.parse(opened.payload).sum]
+        assert self.this.machines[name].verify_sum(self._some("check", data), body, tail)
+        plain_body, plain_tail = self.this.plain(self.this.removal().members)
+        assert (body[0].tolist(), tail.tolist()) == (plain_body.tolist(), plain_tail.tolist())
 
     def _some(self, kind: str, data: st.DataObject | None) -> list[Envelope]:
         """Messages of one kind: all of this attempt, or without some of them, or with one twice or of an older attempt."""

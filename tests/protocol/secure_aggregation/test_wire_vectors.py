@@ -20,8 +20,10 @@ import pytest
 
 from protocol import server_step
 from protocol.evaluation import BLINDS, encode_tail
+from protocol.initial_model import initial_tensor
 from protocol.messages import KINDS, seal
-from protocol.model_state import ModelState, table_from_list
+from protocol.model_state import ModelState, TensorSpec, table_from_list
+from protocol.participation import draw
 from protocol.secure_aggregation import (
     Coordinator,
     ListView,
@@ -39,6 +41,7 @@ from protocol.secure_aggregation import (
 )
 from protocol.secure_aggregation.masking import Masks, masked
 from protocol.secure_aggregation.parameters import Segment, SketchTerms
+from protocol.secure_aggregation.scales import FixedPoint
 from protocol.signing import Envelope, SigningKey
 from tests.protocol.secure_aggregation import make_vectors, slow_round
 from tests.protocol.secure_aggregation import slow_reference as slow
@@ -275,8 +278,9 @@ def check(ctx: str, seed: str, body: list[int], tail: list[str]) -> str:
     return str(word.value)
 
 
-def state(table: list[dict[str, Any]], weights: list[float]) -> dict[str, str]:
-    made = ModelState(table_from_list(table), np.array(weights, dtype="<f4"))
+def state(table: list[dict[str, Any]], weights: list[float], scales: list[int] | None = None) -> dict[str, str]:
+    following = None if scales is None else tuple(scales)
+    made = ModelState(table_from_list(table), np.array(weights, dtype="<f4"), following)
     return {"bytes": made.to_bytes().hex(), "digest": made.digest}
 
 
@@ -289,7 +293,38 @@ def next_weights(
     return vector.tolist()
 
 
+def scales_of(
+    bits: int,
+    clip_norm: float,
+    weights: list[int],
+    sizes: list[int],
+    scales: list[int],
+    maxima: list[int],
+    members: list[int],
+) -> dict[str, Any]:
+    fixed = FixedPoint(bits, None, clip_norm, len(weights), max(weights), min(weights))
+    table = tuple(TensorSpec(f"tensor-{k}", (size,), "shared") for k, size in enumerate(sizes))
+    fractions = [bits for words, bits in fixed.segments(table, scales) for _ in range(words)]
+    ends = np.cumsum(sizes) - 1
+    places = [fractions[end] for end in ends]
+    (first, *others) = fixed.initial(table) or ()
+    assert set(others) == {first}
+    after = fixed.next_scales(table, tuple(scales), maxima, total_weight=sum(members)) or ()
+    largest = fixed.word_bounds([Segment(size, places[k]) for k, size in enumerate(sizes)], members)
+    return {"first": first, "fraction_bits": places, "next": list(after), "largest": list(largest)}
+
+
+def first_values(name: str, shape: list[int], seed: int) -> list[float]:
+    return initial_tensor(TensorSpec(name, tuple(shape), "shared"), seed).ravel().tolist()
+
+
+def drawn(silos: list[str], count: int, model: str, round: int) -> list[str]:
+    return list(draw(silos, count=count, model=model, round_number=round))
+
+
 OURS: dict[str, Callable[..., Any]] = {
+    "scales": scales_of,
+    "draw": drawn,
     "masked": masked_chunk,
     "sketch": sketch_sums,
     "check_word": check,
@@ -300,7 +335,7 @@ OURS: dict[str, Callable[..., Any]] = {
             *(box_plaintext, box, shares, interpolate, pair_seed, list_box),
             *(material, stream, mask, pack, chunks, evaluation),
             *(sketch_seed, rule, unmasked),
-            *(check_seed, coefficients, state, next_weights),
+            *(check_seed, coefficients, state, next_weights, first_values),
         )
     },
 }
