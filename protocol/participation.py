@@ -1,4 +1,6 @@
-"""Who takes part in a training round, where the manifest has fewer than all drawn: nobody chooses, everybody can check.
+"""Who takes part in a training round, where the manifest has fewer than all drawn: an honest portal chooses nobody.
+
+A silo does not check it: it does not know who could have been asked.
 
 The silos are ranked by
 

@@ -34,6 +34,7 @@ class Schedules(RuleBasedStateMachine):
         self.this = self.World(n, words=6, tail=1, seed=seed, small=True, **({"sketch": 2000.0} if sketch else {}))
         self.sketch = sketch
         self.said: dict[tuple[tuple[int, int], str, str], Envelope] = {}
+        self.added = 0
         self.sums: dict[str, Any] = {}
         self.at = (1, 0)
         self.old: dict[str, list[Envelope]] = {}
@@ -52,9 +53,10 @@ class Schedules(RuleBasedStateMachine):
         for name in self.this.silos:
             self._call(step, name, None)
 
-    @rule(stages=st.sampled_from([3, 4, 5, 5, 6, 7, 8, 9, 11]))
-    def onwards(self, stages: int) -> None:
-        """Several stages as an honest portal plays them."""
+    @rule(stages=st.sampled_from([3, 4, 5, 5, 6, 7, 8, 9, 11, 11]), added=st.integers(0, 1))
+    def onwards(self, stages: int, added: int) -> None:
+        """Several stages as an honest portal plays them, but that it adds to the first word of the sum that it publishes."""
+        self.added = added
         for step in STEPS[:stages]:
             for name in self.this.silos:
                 self._call(step, name, None)
@@ -107,7 +109,7 @@ class Schedules(RuleBasedStateMachine):
             elif step == "unmask":
                 answer = machine.unmask(self._some("list", data), self._some("second", data))
             elif step == "nonce":
-                published = self._publish(data)
+                published = self._publish()
                 machine.agree(self._some("list", data), self._some("second", data))
                 answer = machine.open_nonce(published)
             elif step == "check":
@@ -125,10 +127,10 @@ class Schedules(RuleBasedStateMachine):
         assert self.said.setdefault((self.at, kind, name), answer).payload == answer.payload
         this.mail[kind][name] = answer
 
-    def _publish(self, data: st.DataObject | None) -> str:
+    def _publish(self) -> str:
         """The portal publishes the sum, or another one. Its digest."""
         this = self.this
-        this.publish(spoil=0 if data is None else data.draw(st.sampled_from([0, 1]), label="added to the sum"))
+        this.publish(spoil=self.added)
         self.sums[this.published] = this.shown
         return this.published
 
