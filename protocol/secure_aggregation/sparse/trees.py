@@ -13,6 +13,7 @@ from typing import Any
 
 from protocol import canonical
 from protocol.secure_aggregation.errors import ProtocolViolation
+from protocol.secure_aggregation.parameters import SILO_NAME
 from protocol.secure_aggregation.sparse.parameters import SparseParameters
 from protocol.transparency.tree import ProofError, inclusion_path, leaf_hash, node_hash, split, verify_inclusion
 
@@ -43,11 +44,18 @@ class Leaf:
 
     value: a digest or word where the silo is present, None where it is not.
     path: hashes of 32 bytes, from the leaf's sibling up.
+
+    Raises:
+        ProtocolViolation: BAD_PROOF for a name or value that stands in no set.
     """
 
     silo: str
     value: str | None
     path: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        if not SILO_NAME.fullmatch(self.silo) or not (self.value or "").isascii():
+            raise ProtocolViolation("BAD_PROOF", "an entry of a set names no silo, or holds what is no value")
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""

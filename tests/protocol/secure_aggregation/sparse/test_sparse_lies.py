@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from protocol.secure_aggregation import NotEnoughShares
-from protocol.secure_aggregation.sparse import Claim, Neighbour
+from protocol.secure_aggregation.sparse import Claim, Neighbour, wire
 from protocol.secure_aggregation.sparse.messages import (
     SparseBundles,
     SparseKeys,
@@ -19,7 +19,7 @@ from protocol.secure_aggregation.sparse.messages import (
     SparseUpdate,
 )
 from protocol.secure_aggregation.sparse.nonces import ready_value
-from protocol.secure_aggregation.sparse.trees import Tree
+from protocol.secure_aggregation.sparse.trees import Leaf, Tree
 
 ME = "site-000"
 
@@ -79,6 +79,14 @@ def test_set_without_a_root_or_size_is_refused(refused):
         ("sha256:" + "e" * 64, True),
     ):
         refused("BAD_CLAIM", Claim, root, size)
+
+
+@pytest.mark.parametrize(
+    ("silo", "value"), [("\ud800", None), ("e\u0301", None), ("", None), (ME, "\ud800"), (ME, "e\u0301")]
+)
+def test_entry_that_no_set_can_hold_is_refused(refused, silo, value):
+    refused("BAD_PROOF", Leaf, silo, value, ())
+    refused("BAD_PROOF", wire.read_leaf, {"silo": silo, "value": value, "path": []})
 
 
 def test_roster_below_two_thirds_is_refused(sparse, refused):
