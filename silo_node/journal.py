@@ -41,17 +41,29 @@ class JournalDamaged(SiloError):
         super().__init__("JOURNAL_DAMAGED", sentence)
 
 
+class JournalBusy(SiloError):
+    """Another program reads the journal, so what was forgotten may still be on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            "JOURNAL_BUSY",
+            f"Another program holds {path} open, so the secrets of a finished round can't be destroyed: end it. "
+            "Backups must leave this file out.",
+        )
+
+
 class SqliteJournal:
     """Put-once, durable, destroyable. Safe to use from several threads; one process at a time (the silo's lock)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = 30.0) -> None:
+        """patience: seconds that a call waits for another program."""
         self._path = path
         self._folder = path.with_suffix(".d")
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=patience)
         self._db.executescript(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;"
             "CREATE TABLE IF NOT EXISTS entry("
@@ -107,16 +119,21 @@ class SqliteJournal:
         return bytes(value) if name is None else self._read_file(key, name, value, size)
 
     def forget(self, prefix: str) -> None:
-        """Destroy every value whose key starts with `prefix`: gone from the disk when this returns."""
+        """Destroy every value whose key starts with `prefix`: gone from the disk when this returns.
+
+        Raises: JournalBusy where a reader keeps deleted rows in the write-ahead log; they go with the next call.
+        """
         end = prefix + "\U0010ffff"
         with self._lock:
             names = self._db.execute(
                 "SELECT file FROM entry WHERE key >= ? AND key < ? AND file IS NOT NULL", (prefix, end)
             ).fetchall()
             self._db.execute("DELETE FROM entry WHERE key >= ? AND key < ?", (prefix, end))
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         for (name,) in names:
             (self._folder / name).unlink(missing_ok=True)
+        if busy:
+            raise JournalBusy(self._path)
 
     def keys(self, prefix: str = "") -> list[str]:
         """The keys that start with `prefix`, sorted."""

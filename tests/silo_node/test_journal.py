@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from protocol.secure_aggregation import JournalConflict
 from silo_node.errors import DiskFull
-from silo_node.journal import INLINE_BYTES, JournalDamaged, SqliteJournal
+from silo_node.journal import INLINE_BYTES, JournalBusy, JournalDamaged, SqliteJournal
 
 SECRET = b"the seed of a pair of silos, 32 bytes or so"
 LARGE = os.urandom(9 << 20)
@@ -192,3 +192,16 @@ def test_another_program_can_not_read_a_forgotten_value_through_sqlite(path):
     other = sqlite3.connect(path)
     assert other.execute("SELECT count(*) FROM entry").fetchone() == (0,)
     other.close()
+
+
+def test_forgetting_says_so_where_another_program_keeps_what_was_forgotten_on_the_disk(path):
+    journal = SqliteJournal(path, patience=0.05)
+    journal.put("round/st/1/1/k", SECRET)
+    other = sqlite3.connect(path)
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM entry").fetchone()
+    with pytest.raises(JournalBusy, match="end it"):
+        journal.forget("round/st/1/1/")
+    other.close()
+    journal.forget("round/st/1/1/")
+    assert SECRET not in everything_on_disk(path)

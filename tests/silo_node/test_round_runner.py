@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from protocol import canonical
 from protocol.canonical import b64, unb64
 from protocol.signing import SigningKey, sign_envelope
+from silo_node.round_runner import RoundRunner
 from silo_node.runs import Run
 
 
@@ -252,3 +255,24 @@ def test_no_heartbeat_or_message_names_more_than_it_must(ready, portal):
     sent = b"".join(request.body for request in portal.received)
     for word in (str(ready.folder).encode(), b"Traceback", b"root@", b"/tmp/"):
         assert word not in sent
+
+
+def test_a_chunk_travels_while_the_next_is_masked():
+    masked, sent = threading.Event(), []
+
+    class Machine:
+        def masked_chunk(self, k: int) -> bytes:
+            if k == 1:
+                masked.set()
+            return bytes([k])
+
+    class Uploading(RoundRunner):
+        def __init__(self) -> None:
+            self.parameters = SimpleNamespace(chunk_count=3)
+
+        def _put_chunk(self, k: int, chunk: bytes) -> None:
+            assert masked.wait(10), "the second chunk was masked only after the first had travelled"
+            sent.append((k, chunk))
+
+    Uploading()._send_chunks(Machine(), set())
+    assert sent == [(0, b"\0"), (1, b"\1"), (2, b"\2")]

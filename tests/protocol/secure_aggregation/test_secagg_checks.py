@@ -379,7 +379,7 @@ def test_change_that_leaves_the_sketch_as_it_was_is_found_by_the_check_words(wor
     """Once the seed is known a portal can move words within one sum of the sketch; the check words are drawn later."""
     this = world(4, sketch=CLIP, words=600).play(*SET_UP, *CHECKED, "unmask")
     body, tail = this.sum(this.removal())
-    _, nonces = this.coordinator._first(this.roster, this.relayed("ready"), this.relayed("list"))
+    _, nonces = this.coordinator.first(this.roster, this.relayed("ready"), this.relayed("list"))
     segments = this.parameters.sketch.segments
     columns = {}
     for k in range(600):
@@ -474,7 +474,7 @@ def showing(this, name: str, sums: np.ndarray) -> None:
 
 
 def own_sketch(this, name: str) -> np.ndarray:
-    _, nonces = this.coordinator._first(this.roster, this.relayed("ready"), this.relayed("list"))
+    _, nonces = this.coordinator.first(this.roster, this.relayed("ready"), this.relayed("list"))
     return sketch.sketch(nonces.seed, this.parameters.sketch.segments, [this.updates[name][0].view("<i4")])
 
 

@@ -135,8 +135,8 @@ def test_second_attempt_after_a_signed_list_is_refused(world, refused):
     this.assert_sum(this.silos)
 
 
-def test_list_of_a_second_attempt_that_was_joined_before_is_refused(world, refused):
-    """A crash between the secrets of attempt 1 and joining it leaves attempt 0 the newest: it signs, and that counts."""
+def test_first_attempt_is_over_once_the_secrets_of_a_second_one_are_on_disk(world, refused):
+    """A crash between the secrets of attempt 1 and joining it: those of attempt 0 are gone, so only attempt 1 can go on."""
     this = world(4).play("keys", "bundles", "ready", "update")
     first = this.machines["site-01"]
     this.attempt(attempt=1)
@@ -145,11 +145,11 @@ def test_list_of_a_second_attempt_that_was_joined_before_is_refused(world, refus
         this.machines["site-01"].keys()
     this.journals["site-01"].kill_at = None
     this.attempt(attempt=0)
-    this.play("keys", "bundles", "ready", "update")
-    assert first.sign_list(this.relayed("update")) == this.machines["site-01"].sign_list(this.relayed("update"))
+    refused("ROUND_OVER", this.machines["site-01"].keys)
+    refused("OUT_OF_STAGE", first.sign_list, this.relayed("update"))
     this.attempt(attempt=1)
-    this.play("keys", "bundles", "ready", "update")
-    refused("ROUND_SPENT", this.machines["site-01"].sign_list, this.relayed("update"))
+    this.play(*STEPS)
+    this.assert_sum(this.silos)
 
 
 def test_older_round_or_attempt_is_refused_and_its_secrets_are_erased(world, refused):
