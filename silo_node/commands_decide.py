@@ -11,7 +11,7 @@ from rich.table import Table
 
 from protocol.plain_text import visible
 from silo_node.errors import PortalError, PortalRefused, Refused, UsageError
-from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
+from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, folder_and, node_of, out, passphrase, print_json
 
 if TYPE_CHECKING:
     from silo_node.approvals import Proposal
@@ -79,6 +79,7 @@ def approve(
     with errors_shown(as_json):
         from silo_node import approvals
 
+        folder, study = folder_and(folder, study)
         if reject and revoke:
             raise UsageError("--reject or --revoke, not both")
         if not study:
