@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from silo_node.errors import DiskFull, is_disk_full
+from silo_node.migrations import migrate
 
-_SCHEMA: Final = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;
-CREATE TABLE IF NOT EXISTS sent(
- id INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, method TEXT NOT NULL, path TEXT NOT NULL,
- round TEXT, bytes INTEGER NOT NULL, digest TEXT NOT NULL, status INTEGER);
-CREATE INDEX IF NOT EXISTS sent_round ON sent(round);
-CREATE TABLE IF NOT EXISTS total(
- kind TEXT PRIMARY KEY, requests INTEGER NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL) WITHOUT ROWID;
-"""
+STEPS: Final = (
+    (
+        "CREATE TABLE IF NOT EXISTS sent("
+        " id INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, method TEXT NOT NULL, path TEXT NOT NULL,"
+        " round TEXT, bytes INTEGER NOT NULL, digest TEXT NOT NULL, status INTEGER)",
+        "CREATE INDEX IF NOT EXISTS sent_round ON sent(round)",
+        "CREATE TABLE IF NOT EXISTS total("
+        " kind TEXT PRIMARY KEY, requests INTEGER NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL)"
+        " WITHOUT ROWID",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 
 SOON: Final = 1.0
 """Seconds."""
@@ -42,7 +46,8 @@ class EgressLog:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._db.executescript(_SCHEMA)
+        migrate(self._db, STEPS)
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL")
         self._rounds: dict[str, list[int]] = {}
         self._counted: dict[str, list[int]] = {}
         self._written = 0.0
