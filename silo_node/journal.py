@@ -73,8 +73,16 @@ class SqliteJournal:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=patience)
-        self._db.execute("PRAGMA secure_delete=ON")  # of this connection, also for what a step removes
-        migrate(self._db, STEPS)
+        try:
+            self._db.execute("PRAGMA secure_delete=ON")  # of this connection, also for what a step removes
+            migrate(self._db, STEPS)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise JournalDamaged(
+                f"{path} is damaged. It holds what was already sent: restore the newest copy of this folder that is whole, "
+                "or ask the portal's admin for a new enrolment."
+            ) from error
         self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
         # On some file systems a new file is only as durable as its folder's entry.
         handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -28,9 +28,22 @@ LONGEST_PAUSE = 30.0
 MOST_VERSION = 64
 
 
-def start(name: str, target: Callable[[], None]) -> None:
-    """Run `target` in a thread that ends with the process."""
-    threading.Thread(target=target, name=name, daemon=True).start()
+def start(name: str, target: Callable[[], None], events: Events) -> None:
+    """Run `target` in a thread that ends with the process.
+
+    An error that it does not expect is put into the queue as `("failed", name)`: a silo that has gone deaf must not look
+    as if it waited.
+    """
+
+    def run() -> None:
+        try:
+            target()
+        except BaseException as error:
+            logs.get().error("thread.failed", thread=name, error_at=error)
+            events.put(("failed", name))
+            raise
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 class Poller:

@@ -85,6 +85,7 @@ class Sync:
             "hour": lambda _: self._hour(),
             "alive": lambda _: systemd.notify("WATCHDOG=1"),
             "settings": lambda _: self._reload(),
+            "failed": self._failed,
         }
 
     def run(self) -> None:
@@ -101,11 +102,11 @@ class Sync:
                 ("keeper", self._keeper.run),
                 ("hour", Ticker(self.node, self._events, "hour", HOUR).run),
             ):
-                start(name, target)
+                start(name, target, self._events)
             due = systemd.watchdog_seconds()
             if due is not None:
                 # Through the queue, so that what is proved alive is the thread that acts.
-                start("alive", Ticker(self.node, self._events, "alive", due).run)
+                start("alive", Ticker(self.node, self._events, "alive", due).run, self._events)
             systemd.notify("READY=1")
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
             self._status.update(state="connecting")
@@ -158,6 +159,10 @@ class Sync:
         )
         logs.get().info("settings.read", after_a_new_start=waiting)
         self._say("settings read again" + (f"; after a new start: {', '.join(waiting)}" if waiting else ""))
+
+    def _failed(self, thread: str) -> None:
+        """Nothing in memory matters: a new start, by systemd or a person, takes up every round. Raises: SiloError."""
+        raise SiloError("SILO_FAILED", f"The thread `{thread}` has failed; silo.log says where. Start the silo again.")
 
     def _hour(self) -> None:
         """What has to be done from time to time; where a round is open, an hour later."""
