@@ -17,7 +17,7 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import error_feedback, gate, logs, pauses, records, scanning, software, status, systemd
+from silo_node import error_feedback, gate, health, logs, pauses, records, scanning, software, status, systemd
 from silo_node.announcement import Announcement
 from silo_node.backoff import Backoff
 from silo_node.config import Config
@@ -83,6 +83,7 @@ class Sync:
             "train": self._train_again,
             "again": lambda _: self._ask_again(),
             "hour": lambda _: self._hour(),
+            "turn": lambda _: health.turned(node.config),
             "alive": lambda _: systemd.notify("WATCHDOG=1"),
             "settings": lambda _: self._reload(),
             "failed": self._failed,
@@ -101,12 +102,14 @@ class Sync:
                 ("heart", self._heart.run),
                 ("keeper", self._keeper.run),
                 ("hour", Ticker(self.node, self._events, "hour", HOUR).run),
+                ("turn", Ticker(self.node, self._events, "turn", health.EVERY).run),
             ):
                 start(name, target, self._events)
             due = systemd.watchdog_seconds()
             if due is not None:
                 # Through the queue, so that what is proved alive is the thread that acts.
                 start("alive", Ticker(self.node, self._events, "alive", due).run, self._events)
+            health.turned(self.node.config)
             systemd.notify("READY=1")
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
             self._status.update(state="connecting")
