@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import ValidationError
 
-from silo_node import __version__, commands_decide, commands_evidence, commands_resume, commands_scan
+from silo_node import (
+    __version__,
+    commands_decide,
+    commands_evidence,
+    commands_health,
+    commands_key,
+    commands_resume,
+    commands_scan,
+)
 from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
 from silo_node.files import write_bytes
@@ -42,6 +50,8 @@ commands_decide.add_to(app)
 commands_resume.add_to(app)
 commands_scan.add_to(app)
 commands_evidence.add_to(app)
+commands_key.add_to(app)
+commands_health.add_to(app)
 
 
 @app.callback()
@@ -201,7 +211,7 @@ def run(folder: Folder = None) -> None:
         from silo_node import logs, sync
 
         node = node_of(folder)
-        logs.configure(node.config.folder, node.config.name)
+        logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
         try:
             sync.run(node, say=lambda line: err.print(line, markup=False))
         finally:
