@@ -18,15 +18,13 @@ def purpose(code: str = "HRESCH") -> dict[str, Any]:
     return {"system": REASON, "code": code}
 
 
-def consent(
-    said: dict[str, Any] | None, patient: str = "1", date: str = "2023-04-27", **changes: Any
-) -> dict[str, Any]:
+def consent(said: dict[str, Any] | None, who: str = "1", date: str = "2023-04-27", **changes: Any) -> dict[str, Any]:
     """An active Consent whose provision is `said`; a change to None leaves the field out."""
     found = {
         "resourceType": "Consent",
-        "id": f"c-{patient}-{date[:10]}",
+        "id": f"c-{who}-{date[:10]}",
         "status": "active",
-        "patient": {"reference": f"Patient/{patient}"},
+        "patient": {"reference": f"Patient/{who}"},
         "dateTime": date,
         "provision": said,
         **changes,
