@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from silo_node import (
     __version__,
+    commands_consent,
     commands_decide,
     commands_evidence,
     commands_health,
@@ -52,6 +53,7 @@ commands_scan.add_to(app)
 commands_evidence.add_to(app)
 commands_key.add_to(app)
 commands_health.add_to(app)
+commands_consent.add_to(app)
 
 
 @app.callback()
