@@ -15,13 +15,13 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from evidence.models import Entry
-from governance.differences import Difference, differences
 from governance.models import Approval, Manifest, MatchPrediction, Policy, Review, Study, StudyState
 from governance.selectors import studies_visible
 from organisations.models import Silo
 from portal.access import Person
 from protocol.manifest import Manifest as ManifestContent
 from protocol.manifest import parse_manifest
+from protocol.manifest_changes import Difference, differences
 
 # The way of a study that goes well; a study that left it has no path on its page.
 PATH = ("draft", "submitted", "approved", "active", "running", "completed", "released")

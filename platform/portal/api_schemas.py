@@ -177,6 +177,11 @@ SCHEMAS: dict[str, Any] = {
         "Facts of a published sum; its pieces are read from rounds/{round}/sum.",
         {"digest": DIGEST, "words": NUMBER, "tail": NUMBER, "chunks": NUMBER, "members": SILOS, "total_weight": NUMBER},
     ),
+    "TrustVersions": obj(
+        "Versions of the hospital's trust.json after the first.",
+        {"versions": {"type": "array", "minItems": 1, "maxItems": 64, "items": _ref("Envelope")}},
+    ),
+    "TrustTaken": obj("The trust.json is registered.", {"trust": DIGEST, "version": {"type": "integer", "minimum": 1}}),
     "PolicyTaken": obj("The policy is in force.", {"policy": DIGEST, "version": {"type": "integer", "minimum": 1}}),
     "DecisionTaken": obj(
         "The decision is stored. `complete` is false while more people of the hospital must sign.",
