@@ -97,7 +97,16 @@ SCHEMAS: dict[str, Any] = {
             "signatures": {
                 "type": "array",
                 "minItems": 1,
-                "items": obj("One signature.", {"keyid": {**TEXT, "pattern": "^[0-9a-f]{64}$"}, "sig": BASE64}),
+                "items": obj(
+                    "One signature; by a passkey with what the authenticator and the browser said.",
+                    {
+                        "keyid": {**TEXT, "pattern": "^[0-9a-f]{64}$"},
+                        "sig": BASE64,
+                        "authenticator_data": BASE64,
+                        "client_data": BASE64,
+                    },
+                    optional=("authenticator_data", "client_data"),
+                ),
             },
         },
     ),
