@@ -24,6 +24,7 @@ from silo_node import (
     commands_key,
     commands_resume,
     commands_scan,
+    commands_trust,
 )
 from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
@@ -54,6 +55,7 @@ commands_evidence.add_to(app)
 commands_key.add_to(app)
 commands_health.add_to(app)
 commands_consent.add_to(app)
+commands_trust.add_to(app)
 
 
 @app.callback()
