@@ -168,7 +168,8 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
         for paused in report["paused"]:
             out.print(f"  {paused['study']} waits for a steward (`silo resume`): {paused['sentence']}", markup=False)
         for problem in report["problems"]:
-            out.print(f"  {problem['time']} {problem['code']}: {problem['sentence']}", markup=False)
+            out.print(f"  {problem['code']} since {problem['since']}: {problem['sentence']}", markup=False)
+            out.print(f"    {problem['do']}", markup=False)
 
 
 @app.command()

@@ -671,6 +671,8 @@ class PortalDouble:
                 self.approved(json.loads(body))
                 self.changed()
                 return b"{}", {}
+            case ("GET", "log", "checkpoint"):
+                return self.note.encode(), {}
             case ("GET", "log", "tile", *rest):
                 data = self.tiles.read("/".join(["tile", *rest]))
                 if data is None:
