@@ -60,7 +60,8 @@ class Watch:
         except PortalRefused as error:
             self._tell(WAY, [error] if error.status in RETRY_STATUS else [])
         except SiloError as error:
-            self._tell(WAY, [error])
+            # Two logs are a fact that stays, and `look_here` says it from now on.
+            self._tell(WAY, [] if portal_log.conflict(self._node.config) else [error])
         else:
             self._tell(WAY, [])
 

@@ -148,14 +148,18 @@ def test_status_says_that_the_graphics_card_has_no_memory_left(ready, portal, tm
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(
         "from silo_node.training import constant\n"
-        "class OutOfMemoryError(RuntimeError): pass\n"
-        "def run(*_, **__): raise OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')\n"
+        "def run(*_, **__):\n"
+        "    import torch\n"
+        "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')\n"
         "constant.run = run\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hooks), *filter(None, [os.environ.get("PYTHONPATH")])]))
     started(ready)
+    portal.holding = True
     portal.begin()
-    portal.wait(lambda: ready.portal.refused())
+    portal.wait(lambda: portal.finished(0))
+    portal.go_on(hold=True)
+    portal.wait(portal.refused)
     found = told(ready, "OUT_OF_MEMORY", time.monotonic())
     assert "graphics card" in found["sentence"] and "nvidia-smi" in found["do"]
     assert found["about"] == portal.manifest.study
@@ -164,9 +168,7 @@ def test_status_says_that_the_graphics_card_has_no_memory_left(ready, portal, tm
 def test_status_says_which_line_of_the_labels_is_broken(silo, portal):
     labels = silo.folder.parent / "data" / "labels.csv"
     labels.write_text("PatientID,label\nanna-secret,1\n")
-    silo.start()
-    silo.until(lambda: (silo.folder / "index.db").exists())
-    silo.until(lambda: json.loads((silo.folder / "status.json").read_text())["state"] == "idle")
+    started(silo)
     planted = time.monotonic()
     labels.write_text("PatientID,label\nanna-secret,perhaps\n")
     found = told(silo, "LABELS_LABEL", planted)
