@@ -107,7 +107,13 @@ def start_embedded(config: Config, on_exit: Callable[[Child], None]) -> Child:
         "loglevel warning\ndaemonize no\n"
     )
     log = path.with_name("valkey.log")
-    child = Child("broker", [str(get_binary_path()), str(settings)], log=log, on_exit=on_exit)
+    child = Child(
+        "broker",
+        [str(get_binary_path()), str(settings)],
+        log=log,
+        log_mb=config.settings.limits.logs_mb,
+        on_exit=on_exit,
+    )
     end = time.monotonic() + START_SECONDS
     while not _answers(path):
         if not child.running or time.monotonic() > end:

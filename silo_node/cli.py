@@ -140,7 +140,7 @@ def run(folder: Folder = None) -> None:
         from silo_node import logs, sync
 
         node = node_of(folder)
-        logs.configure(node.config.folder, node.config.name)
+        logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
         try:
             sync.run(node, say=lambda line: err.print(line, markup=False))
         finally:

@@ -8,6 +8,8 @@
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
+| [training] device, nice       |                                | CPU or which graphics card; how far training yields      |
+| [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
@@ -26,6 +28,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from silo_node.errors import UsageError
+from silo_node.hours import Window
+from silo_node.log_files import MOST_MB
 
 OPT_OUT_NAMES = ("opt_out.csv", "opt-out.csv")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
@@ -64,11 +68,28 @@ class Training(_Strict):
     """threads: CPU threads of one training; the number changes the last bits of a result, so it is fixed.
     allow_constant: whether the benchmark's trainer, which reads no image, may run.
     networks: names of networks this hospital allows; empty for all that the software knows.
+    device: "cpu", "cuda" or "cuda:1"; "auto" is the first graphics card, or the CPU where there is none.
+    nice: how far training yields to everything else on this machine, 0 to 19.
     """
 
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     allow_constant: bool = False
     networks: tuple[str, ...] = ()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    nice: Annotated[int, Field(ge=0, le=19)] = 5
+
+
+class Hours(_Strict):
+    """train: "20:00-06:00" in this machine's local time; empty for always. Rounds at other times are refused."""
+
+    train: str = ""
+
+    @field_validator("train")
+    @classmethod
+    def _window(cls, text: str) -> str:
+        if text:
+            Window.parse(text)
+        return text
 
 
 class Limits(_Strict):
@@ -86,6 +107,12 @@ class Limits(_Strict):
     """Age of the last good reading of the opt-out list at which rounds are refused; never above 24."""
     free_mb: Annotated[int, Field(ge=0)] = 200
     """Free space on the silo's disk, in MB, below which rounds are refused."""
+    cache_gb: Annotated[float, Field(ge=0)] = 50
+    """Decoded pictures on the silo's disk, in GB; the longest unused go first (disk.py)."""
+    sent_mb: Annotated[int, Field(ge=0)] = 5000
+    """Copies of what left (`keep_copies`), in MB."""
+    logs_mb: Annotated[int, Field(ge=1)] = MOST_MB
+    """Each log with its old pieces, in MB."""
 
 
 class Settings(_Strict):
@@ -103,6 +130,7 @@ class Settings(_Strict):
     """Keep a copy of every body that leaves in FOLDER/sent, for a hospital that wants to look for itself."""
     broker: Broker = Broker()
     training: Training = Training()
+    hours: Hours = Hours()
     limits: Limits = Limits()
 
     @field_validator("name")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
 import ssl
 import threading
@@ -26,6 +25,7 @@ import httpx
 
 from protocol.signing import BadSignature, ClockSkew, SignatureError, SigningKey, sign_request, verify_answer
 from silo_node import __version__
+from silo_node.backoff import Backoff
 from silo_node.config import Config
 from silo_node.egress_log import EgressLog
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
@@ -72,7 +72,7 @@ class Egress:
         self._pin = pin
         self._log = log
         self._stop = stop or threading.Event()
-        self._retry = config.settings.limits.retry
+        self._config = config
         self._copies = config.folder / "sent" if config.settings.keep_copies else None
         self._client = httpx.Client(
             verify=_authorities(config),
@@ -126,8 +126,8 @@ class Egress:
         """
         text = urlencode(query) if query else ""
         digest = body_sha256 or hashlib.sha256(body).digest()
-        end = time.monotonic() + (self._retry if patience is None else patience)
-        pause = FIRST_PAUSE
+        end = time.monotonic() + (self._config.settings.limits.retry if patience is None else patience)
+        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 return self._once(method, path, text, kind, body, digest, content_type, round_id, wait, timeout)
@@ -140,10 +140,8 @@ class Egress:
             left = end - time.monotonic()
             if not again or left <= 0:
                 raise last
-            # A random part, so that the silos of a network don't come back all at once.
-            if self._stop.wait(min(pause * random.uniform(0.7, 1.3), left)):
+            if self._stop.wait(min(pauses.pause(), left)):
                 raise Stopping
-            pause = min(pause * 2, LONGEST_PAUSE)
 
     def close(self) -> None:
         """Close the connections."""

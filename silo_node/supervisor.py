@@ -12,6 +12,7 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 
 from silo_node import broker, logs, tasks
+from silo_node.backoff import Backoff
 from silo_node.config import Config
 from silo_node.processes import Child, python, stop_all
 
@@ -29,7 +30,7 @@ class Supervisor:
         self._config = config
         self._events = events
         self._children: dict[str, Child] = {}
-        self._pause: dict[str, float] = {}
+        self._pauses: dict[str, Backoff] = {}
         self._embedded = not config.settings.broker.url
         self.app = tasks.make_app(config)
 
@@ -61,9 +62,12 @@ class Supervisor:
         """A child is gone: start it again, at once or after a pause. Main thread only."""
         child = self._children.pop(name, None)
         lived = time.monotonic() - child.started if child is not None else 0.0
-        pause = 0.0 if lived > EARLY_SECONDS else min(max(2 * self._pause.get(name, 0.0), 0.5), LONGEST_PAUSE)
-        self._pause[name] = pause
-        logs.get().error("process.died", process=name, lived=round(lived, 1), again_in=pause)
+        backoff = self._pauses.setdefault(name, Backoff(1.0, LONGEST_PAUSE))
+        pause = backoff.pause()
+        if lived > EARLY_SECONDS:
+            backoff.reset()
+            pause = 0.0
+        logs.get().error("process.died", process=name, lived=round(lived, 1), again_in=round(pause, 1))
         if child is not None:
             child.stop(0.5)
         self._start_later(name, pause)
@@ -96,11 +100,19 @@ class Supervisor:
         self._children["broker"] = broker.start_embedded(self._config, self._exited("broker"))
 
     def _start_worker(self, name: str) -> None:
+        training = self._config.settings.training
         self._children[name] = Child(
             name,
             python("silo_node.worker", name, str(self._config.folder)),
             log=self._config.folder / f"worker-{name}.log",
-            environment={"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self._config.settings.training.threads)},
+            log_mb=self._config.settings.limits.logs_mb,
+            environment={
+                "PYTHONUNBUFFERED": "1",
+                "OMP_NUM_THREADS": str(training.threads),
+                "SILO_NICE": str(training.nice),
+                # Without it some sums on a graphics card depend on chance (torch.use_deterministic_algorithms).
+                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            },
             # Nothing that a worker holds is lost: a cold stop, and no waiting for a training that nobody wants any more.
             death_signal=signal.SIGKILL,
             stop_signal=signal.SIGQUIT,

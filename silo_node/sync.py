@@ -17,8 +17,10 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import error_feedback, gate, logs, pauses, records, scanning, status
+from silo_node import error_feedback, gate, logs, pauses, records, scanning, software, status, systemd
 from silo_node.announcement import Announcement
+from silo_node.backoff import Backoff
+from silo_node.config import Config
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
     DiskFull,
@@ -31,7 +33,7 @@ from silo_node.errors import (
     is_disk_full,
 )
 from silo_node.files import write_bytes
-from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, start
+from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, Ticker, start
 from silo_node.many_runner import ManyRunner
 from silo_node.model_store import ModelStore
 from silo_node.node import FolderLock, Node
@@ -47,7 +49,9 @@ STEPS: Final = (
     *("unmask", "sum", "check", "state"),
 )
 AGAIN_SECONDS: Final = 1.0
-"""After a step that could not be finished, the assignments are asked for again."""
+LONGEST_AGAIN: Final = 15.0
+"""After a step that could not be finished, the assignments are asked for again, later each time."""
+HOUR: Final = 3600.0
 PASSING: Final = RETRY_STATUS | {401, 403}
 """Refusals that a person or time can lift: then the round waits. Any other ends this silo's part in it."""
 _ENDS: Final = (SiloError, ProtocolViolation, ValueError, KeyError, TypeError, ServerStepError, OSError, sqlite3.Error)
@@ -69,6 +73,7 @@ class Sync:
         self._closed: list[tuple[RoundRunner, str]] = []
         self._done: set[tuple[str, str]] = set()
         self._restored = False
+        self._pauses = Backoff(AGAIN_SECONDS, LONGEST_AGAIN)
         self._status = status.Live(node.config)
         self._handlers: dict[str, Callable[[Any], None]] = {
             "assignments": self._assignments,
@@ -78,6 +83,10 @@ class Sync:
             "restart": self._restart,
             "train": self._train_again,
             "again": lambda _: self._ask_again(),
+            "hour": lambda _: self._hour(),
+            "alive": lambda _: systemd.notify("WATCHDOG=1"),
+            "settings": lambda _: self._reload(),
+            "failed": self._failed,
         }
 
     def run(self) -> None:
@@ -85,6 +94,7 @@ class Sync:
         log = logs.get()
         try:
             self._supervisor.start()
+            software.note(self.node)
             poller, results = Poller(self.node, self._events), Results(self.node, self._events)
             watch = Watch(self.node, self._status)
             for name, target in (
@@ -94,8 +104,14 @@ class Sync:
                 ("results", results.run),
                 ("heart", self._heart.run),
                 ("keeper", self._keeper.run),
+                ("hour", Ticker(self.node, self._events, "hour", HOUR).run),
             ):
-                start(name, target)
+                start(name, target, self._events)
+            due = systemd.watchdog_seconds()
+            if due is not None:
+                # Through the queue, so that what is proved alive is the thread that acts.
+                start("alive", Ticker(self.node, self._events, "alive", due).run, self._events)
+            systemd.notify("READY=1")
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
             self._status.update(state="connecting")
             if scanning.is_due(self.node.config):
@@ -108,6 +124,7 @@ class Sync:
                 self._handlers[name](value)
                 self._clean()
         finally:
+            systemd.notify("STOPPING=1")
             self.node.stop.set()
             self._supervisor.stop()
             self._keeper.turn(patience=0)
@@ -119,10 +136,50 @@ class Sync:
         self.node.stop.set()
         self._events.put(("stop", None))
 
+    def reload(self) -> None:
+        """Ask `run` to read silo.toml again; safe in a signal handler."""
+        self._events.put(("settings", None))
+
+    def _reload(self) -> None:
+        """SIGHUP: limits, hours and which networks are allowed change at once; the rest needs a new start."""
+        config = self.node.config
+        try:
+            found = Config.load(config.folder).settings
+        except UsageError as error:
+            self._problem(error)  # the settings in force stay
+            return
+        old = config.settings
+        config.settings = old.model_copy(
+            update={
+                "limits": found.limits,
+                "hours": found.hours,
+                "training": old.training.model_copy(
+                    update={name: getattr(found.training, name) for name in ("allow_constant", "networks")}
+                ),
+            }
+        )
+        waiting = sorted(
+            name for name in type(found).model_fields if getattr(found, name) != getattr(config.settings, name)
+        )
+        logs.get().info("settings.read", after_a_new_start=waiting)
+        self._say("settings read again" + (f"; after a new start: {', '.join(waiting)}" if waiting else ""))
+
+    def _failed(self, thread: str) -> None:
+        """Nothing in memory matters: a new start, by systemd or a person, takes up every round. Raises: SiloError."""
+        raise SiloError("SILO_FAILED", f"The thread `{thread}` has failed; silo.log says where. Start the silo again.")
+
+    def _hour(self) -> None:
+        """What has to be done from time to time; where a round is open, an hour later."""
+        if not self._runners:
+            self._supervisor.send("tidy")
+        if scanning.is_due(self.node.config):
+            self._supervisor.send("scan")
+
     # --- what the portal says ----------------------------------------------------------------------------------------
 
     def _assignments(self, body: Mapping[str, Any]) -> None:
         self._status.contact()
+        self._pauses.reset()
         items = body.get("assignments") if isinstance(body, Mapping) else None
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             self._problem(SiloError("BAD_ANSWER", "The portal's assignments can't be read."))
@@ -373,7 +430,7 @@ class Sync:
             self._say(f"{error.code}: {error.sentence}")
 
     def _later(self, event: tuple[str, Any]) -> None:
-        timer = threading.Timer(AGAIN_SECONDS, self._events.put, [event])
+        timer = threading.Timer(self._pauses.pause(), self._events.put, [event])
         timer.daemon = True
         timer.start()
 
@@ -390,14 +447,18 @@ class Sync:
 
 
 def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """`silo run`: hold the folder's lock and work until told to stop. Raises: AlreadyRunning, UsageError, BrokerError."""
+    """`silo run`: hold the folder's lock and work until told to stop. Raises: AlreadyRunning, UsageError, BrokerError,
+    UpgradeNeeded."""
     if node.pin is None:
         raise UsageError("this silo is not enrolled")
     lock = FolderLock(node.config.folder)
     try:
+        # Opened now, so that files of a newer version end the start and not a round.
+        _ = node.journal, node.evidence, node.egress_log
         sync = Sync(node, say=say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sync.stop())
+        signal.signal(signal.SIGHUP, lambda *_: sync.reload())
         sync.run()
     finally:
         lock.release()

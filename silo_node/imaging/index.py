@@ -24,6 +24,7 @@ from silo_node.errors import is_disk_full
 from silo_node.imaging import header
 from silo_node.imaging.errors import ScanError
 from silo_node.imaging.labels import Labels
+from silo_node.migrations import migrate
 
 PROBLEMS: Mapping[str, str] = {
     "NOT_DICOM": "not a DICOM file",
@@ -42,15 +43,18 @@ PROBLEMS: Mapping[str, str] = {
 BUSY_SECONDS = 30.0  # how long one scan waits for another
 _TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
 _SKIPPED_SUFFIXES = frozenset({".csv", ".md", ".txt", ".json", ".toml"})
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    sop TEXT, patient TEXT, study TEXT, series TEXT, modality TEXT,
-    rows INTEGER, columns INTEGER, frames INTEGER, transfer_syntax TEXT, problem TEXT);
-CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop);
-CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient);
-"""
+STEPS = (
+    (
+        "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS files ("
+        " path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,"
+        " sop TEXT, patient TEXT, study TEXT, series TEXT, modality TEXT,"
+        " rows INTEGER, columns INTEGER, frames INTEGER, transfer_syntax TEXT, problem TEXT)",
+        "CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop)",
+        "CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient)",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 _COLUMNS = (
     "path, size, mtime_ns, sop, patient, study, series, modality, rows, columns, frames, transfer_syntax, problem"
 )
@@ -178,8 +182,8 @@ def _open(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, timeout=BUSY_SECONDS)
     with _damage_named():
+        migrate(db, STEPS)
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(_SCHEMA)
     return db
 
 
