@@ -10,6 +10,7 @@
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
 | [training] device, nice       |                                | CPU or which graphics card; how far training yields      |
 | [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
+| [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
@@ -22,7 +23,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -115,6 +116,64 @@ class Limits(_Strict):
     """Each log with its old pieces, in MB."""
 
 
+class Consent(_Strict):
+    """Where the patients' FHIR consents come from, beside the opt-out list; docs/hospital-it.md has examples.
+
+    source: "" for none (or what `silo consent import` put in place), "folder", "file" or "server".
+    path: the folder or file. url: the search, such as https://fhir.example.org/fhir/Consent?_include=Consent:patient
+    token_file: its first line is sent as Bearer token. codes, purposes: "system|code"; a permit must name one of them.
+    identifier_system, map: which PatientID a consent is about, see consent/patients.py.
+    max_age_hours: age of the last good reading at which rounds are refused.
+    """
+
+    source: Literal["", "folder", "file", "server"] = ""
+    path: str = ""
+    url: str = ""
+    token_file: str = ""
+    codes: tuple[str, ...] = ("urn:oid:2.16.840.1.113883.3.1937.777.24.5.3|2.16.840.1.113883.3.1937.777.24.5.3.8",)
+    purposes: tuple[str, ...] = ("http://terminology.hl7.org/CodeSystem/v3-ActReason|HRESCH",)
+    identifier_system: str = ""
+    map: str = ""
+    max_age_hours: Annotated[int, Field(ge=1, le=24)] = 24
+
+    @field_validator("codes", "purposes")
+    @classmethod
+    def _with_system(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for token in tokens:
+            system, _, code = token.rpartition("|")
+            if not system or not code:
+                raise ValueError('each must be "system|code"')
+        return tokens
+
+    @field_validator("url")
+    @classmethod
+    def _search(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+            raise ValueError("must start with https://, or http:// on this machine")
+        if not parts.hostname or parts.username or parts.fragment or not parts.path.endswith("/Consent"):
+            raise ValueError(
+                "must be a search such as https://fhir.example.org/fhir/Consent?_count=200, without a user"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _complete(self) -> Consent:
+        if not self.codes and not self.purposes:
+            raise ValueError("codes, purposes: at least one must be named")
+        for source, needed, unused in (("folder", "path", "url"), ("file", "path", "url"), ("server", "url", "path")):
+            if self.source == source and (not getattr(self, needed) or getattr(self, unused)):
+                raise ValueError(f'source = "{source}" needs {needed}, and no {unused}')
+        if not self.source and (self.path or self.url):
+            raise ValueError('source must say "folder", "file" or "server"')
+        if self.map and self.identifier_system:
+            raise ValueError("map and identifier_system: choose one")
+        return self
+
+
 class Settings(_Strict):
     """The content of silo.toml. Paths are absolute or relative to the silo's folder."""
 
@@ -131,6 +190,7 @@ class Settings(_Strict):
     broker: Broker = Broker()
     training: Training = Training()
     hours: Hours = Hours()
+    consent: Consent = Consent()
     limits: Limits = Limits()
 
     @field_validator("name")
@@ -228,6 +288,38 @@ class Config:
                 "OPT_OUT_SEVERAL",
             )
         return next(iter(found.values()), None)
+
+    @property
+    def consent_path(self) -> Path | None:
+        """The folder or file of consents: as set, else what `silo consent import` put in place; None without one."""
+        if self.settings.consent.source in ("folder", "file"):
+            return self._at(self.settings.consent.path, self.folder)
+        return self.consent_imported if not self.settings.consent.source and self.consent_imported.exists() else None
+
+    @property
+    def consent_imported(self) -> Path:
+        """What `silo consent import` put in place."""
+        return self.folder / "consent" / "imported.json"
+
+    @property
+    def consent_kept(self) -> Path:
+        """The last good reading of the consents."""
+        return self.folder / "consent" / "fhir.json"
+
+    @property
+    def consent_known(self) -> Path:
+        """The decisions that the silo's log knows."""
+        return self.folder / "consent" / "known.json"
+
+    @property
+    def consent_map(self) -> Path | None:
+        """CSV: reference -> PatientID."""
+        return self._at(self.settings.consent.map, self.folder) if self.settings.consent.map else None
+
+    @property
+    def consent_token(self) -> Path | None:
+        """The token for the FHIR server."""
+        return self._at(self.settings.consent.token_file, self.folder) if self.settings.consent.token_file else None
 
     @property
     def ca_bundle(self) -> Path | None:

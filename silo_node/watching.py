@@ -7,6 +7,7 @@ long poll alone would notice a network that went silent only after its own long 
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Final
 
 import redis
@@ -14,7 +15,7 @@ import redis
 from protocol.transparency.note import NoteError, open_checkpoint
 from silo_node import broker, logs, portal_log
 from silo_node.egress import RETRY_STATUS
-from silo_node.errors import PortalError, PortalRefused, SiloError, Stopping
+from silo_node.errors import DiskFull, PortalError, PortalRefused, SiloError, Stopping, is_disk_full
 from silo_node.local_checks import Here
 from silo_node.node import Node
 from silo_node.status import HERE, WAY, Live
@@ -62,6 +63,10 @@ class Watch:
         except SiloError as error:
             # Two logs are a fact that stays, and `look_here` says it from now on.
             self._tell(WAY, [] if portal_log.conflict(self._node.config) else [error])
+        except (OSError, sqlite3.Error) as error:
+            if not is_disk_full(error):
+                raise
+            self._tell(WAY, [DiskFull("No room to keep the checkpoint of the portal's audit log.")])
         else:
             self._tell(WAY, [])
 

@@ -31,8 +31,8 @@ POLICY: dict[str, Any] = {
     "modifiers": [],
     "diseases": [],
     "limits": {},
-    "legal_basis": None,
-    "consent_default": "opt-in",
+    "legal_basis": "Section 6 GDNG",
+    "consent_default": "opt-out",
     "share_metrics": False,
     "partners": {"keys": {}, "min_known": 0},
 }
