@@ -777,6 +777,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None:
             self._send(fault, b"<html>a proxy speaks</html>", {})
             return
+        if self.headers.get("Signature") is None:
+            self._send(404, b"", {})  # a person, or `silo doctor`, looks who is there
+            return
         query = dict(pair.split("=", 1) for pair in raw_query.split("&") if pair)
         status, extra = 200, {}
         try:
