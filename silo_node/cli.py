@@ -19,6 +19,7 @@ from silo_node import (
     __version__,
     commands_consent,
     commands_decide,
+    commands_doctor,
     commands_evidence,
     commands_health,
     commands_key,
@@ -56,6 +57,7 @@ commands_key.add_to(app)
 commands_health.add_to(app)
 commands_consent.add_to(app)
 commands_trust.add_to(app)
+commands_doctor.add_to(app)
 
 
 @app.callback()

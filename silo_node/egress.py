@@ -114,12 +114,14 @@ class Egress:
         repeat: bool = True,
         patience: float | None = None,
         wait: float = 0.0,
+        timeout: float = 30.0,
     ) -> Answer:
         """Send one signed request and return its verified answer.
 
         Parameters: path: as on the wire. kind: a word for the log, such as "update". body_sha256: where it is known
         already. round_id: whose bytes these are. repeat: whether trying again is harmless. patience: seconds of trying
-        (None: the setting). wait: seconds that the portal may hold the answer back.
+        (None: the setting). wait: seconds that the portal may hold the answer back. timeout: seconds after which a silent
+        network counts as down.
         Raises: PortalRefused (signed no), PortalUnreachable, AnswerNotGenuine, ClockWrong, Stopping.
         """
         text = urlencode(query) if query else ""
@@ -128,7 +130,7 @@ class Egress:
         pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
-                return self._once(method, path, text, kind, body, digest, content_type, round_id, wait)
+                return self._once(method, path, text, kind, body, digest, content_type, round_id, wait, timeout)
             except PortalUnreachable as error:
                 last: Exception = error
                 again = repeat
@@ -156,6 +158,7 @@ class Egress:
         content_type: str,
         round_id: str | None,
         wait: float,
+        timeout: float,
     ) -> Answer:
         headers = sign_request(self._key, method=method, path=path, query=query, body_sha256=digest)
         if body:
@@ -174,15 +177,11 @@ class Egress:
             self._keep_copy(row, kind, body)
         url = f"{self._base}{path}?{query}" if query else self._base + path
         try:
-            with self._client.stream(
-                method, url, content=body or None, headers=headers, timeout=httpx.Timeout(30.0 + wait, connect=10.0)
-            ) as response:
+            limits = httpx.Timeout(timeout + wait, connect=min(timeout, 10.0))
+            with self._client.stream(method, url, content=body or None, headers=headers, timeout=limits) as response:
                 content = _read(response)
         except httpx.HTTPError as error:
-            # httpx's own words can be empty ("") for a cut connection; its class says more.
-            raise PortalUnreachable(
-                f"no answer from {self._base} ({type(error).__name__}: {error}): check network, proxy and CA bundle"
-            ) from error
+            raise _unreachable(self._base, error) from error
         self._log.answered(row, kind=kind, status=response.status_code, received=len(content), round_id=round_id)
         self._believe(response, content, headers, method, path, query)
         if response.is_success:
@@ -235,6 +234,24 @@ def _read(response: httpx.Response) -> bytes:
         if size > MAX_ANSWER:
             raise AnswerNotGenuine(f"the answer is longer than {MAX_ANSWER} bytes; it was not read to its end")
     return b"".join(parts)
+
+
+def _unreachable(base: str, error: httpx.HTTPError) -> PortalUnreachable:
+    """The first thing on the way that is known to be wrong."""
+    if isinstance(error, httpx.ProxyError):
+        said = plain(str(error)) or "no reason"
+        return PortalUnreachable(f"the proxy does not let this silo through to {base}: {said}", "PROXY_REFUSES")
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return PortalUnreachable(
+                f"the certificate that {base} shows is not accepted: {plain(seen.verify_message)}", "PORTAL_CERTIFICATE"
+            )
+        seen = seen.__cause__ or seen.__context__
+    # httpx's own words can be empty ("") for a cut connection; its class says more.
+    return PortalUnreachable(
+        f"no answer from {base} ({type(error).__name__}: {error}): check network, proxy and CA bundle"
+    )
 
 
 def _problem(status: int, content: bytes) -> PortalRefused | ClockWrong:

@@ -42,6 +42,7 @@ from silo_node.refusals import context_of, send_refusal
 from silo_node.round_runner import RoundRunner
 from silo_node.runs import Run, open_runs
 from silo_node.supervisor import Supervisor
+from silo_node.watching import Watch
 
 STEPS: Final = (
     *("roster", "neighbours", "bundles", "ready", "list", "sketch", "second"),
@@ -96,7 +97,10 @@ class Sync:
             self._supervisor.start()
             software.note(self.node)
             poller, results = Poller(self.node, self._events), Results(self.node, self._events)
+            watch = Watch(self.node, self._status)
             for name, target in (
+                ("watch-here", watch.here),
+                ("watch-portal", watch.portal),
                 ("poll", poller.run),
                 ("results", results.run),
                 ("heart", self._heart.run),
@@ -262,6 +266,7 @@ class Sync:
         except _ENDS as error:
             self._end(announcement, runner, error)
         else:
+            self._status.over(announcement.study)
             self._heart.begin()
             self._say(f"round {announcement.id}: begun ({announcement.purpose})")
             self._status.update(state="in a round", round=announcement.id)
@@ -272,7 +277,7 @@ class Sync:
             if pauses.take_up(self.node, announcement) is not None:
                 self._say(f"study {announcement.study}: goes on, as a steward has signed")
         except Refused as error:
-            self._problem(error)  # the gate says that the study is paused
+            self._problem(error, about=announcement.study)  # the gate says that the study is paused
 
     def _step(self, kind: str, round_id: str, item: Mapping[str, Any]) -> None:
         runner = next((runner for runner in self._runners.values() if runner.id == round_id), None)
@@ -330,7 +335,7 @@ class Sync:
         try:
             self._supervisor.restart(name)
         except SiloError as error:
-            self._problem(error)
+            self._problem(error, about=status.HERE)
             self._supervisor.died(name)
             return
         if name != "control":
@@ -383,7 +388,7 @@ class Sync:
     def _refuse(self, announcement: Announcement, runner: RoundRunner | None, error: Exception) -> None:
         why = reason(error)
         self._say(f"round {announcement.id}: refused - {why.sentence}")
-        self._status.problem(why.code, why.sentence)
+        self._status.problem(why.code, why.sentence, about=announcement.study)
         if not isinstance(error, (Refused, ProtocolViolation)):
             logs.get().error("round.failed", round=announcement.id, error_at=error)
         if runner is not None:
@@ -407,7 +412,8 @@ class Sync:
                 continue
             if runner.verified is False:
                 self._problem(
-                    SiloError("SUM_UNVERIFIED", f"The sum of {runner.id} stands without a member's check word.")
+                    SiloError("SUM_UNVERIFIED", f"The sum of {runner.id} stands without a member's check word."),
+                    about=runner.announcement.study,
                 )
             runner.destroy()
             self._done = {key for key in self._done if key[0] != runner.id}
@@ -421,8 +427,8 @@ class Sync:
     def _beats(self) -> list[Callable[[], None]]:
         return [runner.heartbeat for runner in list(self._runners.values()) if not runner.over]
 
-    def _problem(self, error: SiloError) -> None:
-        if self._status.problem(error.code, error.sentence):
+    def _problem(self, error: SiloError, *, about: str = status.PORTAL) -> None:
+        if self._status.problem(error.code, error.sentence, about=about):
             logs.get().warning("problem", code=error.code, sentence=error.sentence)
             self._say(f"{error.code}: {error.sentence}")
 

@@ -7,6 +7,7 @@ killed can simply run again.
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -88,22 +89,23 @@ def run(
     if purpose not in PURPOSES:
         raise ValueError("purpose must be train or evaluate")
     found = plans.parse(plan)
-    if found.network.name == plans.CONSTANT:
-        return constant.run(found, state, purpose=purpose)
-    if cohort is None:
-        raise ValueError("a network that learns needs a cohort")
-    import torch
-
     try:
+        if found.network.name == plans.CONSTANT:
+            return constant.run(found, state, purpose=purpose)
+        if cohort is None:
+            raise ValueError("a network that learns needs a cohort")
         return _run(found, state, cohort, Path(folder), purpose, seed, threads, device, progress)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory() from error
+    except MemoryError as error:
+        raise _out_of_memory("node") from error
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, for a graphics card
+            raise _out_of_memory("node's graphics card") from error
         if "memory" in str(error).lower():  # torch's CPU allocator has no exception of its own
-            raise _out_of_memory() from error
+            raise _out_of_memory("node") from error
         raise
     finally:
-        if torch.cuda.is_initialized():
+        torch = sys.modules.get("torch")  # the constant network never loads it
+        if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # between rounds the card's memory is for others
 
 
@@ -173,7 +175,7 @@ def _labels(items: tuple[cohorts.Item, ...]) -> np.ndarray[tuple[int], np.dtype[
     return np.array([item.label for item in items], dtype=np.int64)
 
 
-def _out_of_memory() -> TrainingError:
+def _out_of_memory(where: str) -> TrainingError:
     return TrainingError(
-        "OUT_OF_MEMORY", "Training needs more memory than this node has: a smaller batch or network helps."
+        "OUT_OF_MEMORY", f"Training needs more memory than this {where} has: a smaller batch or network helps."
     )
