@@ -9,6 +9,7 @@
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
+| [page] host, port, name, off, tls_cert, tls_key |              | the node's own page, see `Page`                          |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
 """
@@ -19,6 +20,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -88,6 +90,47 @@ class Limits(_Strict):
     """Free space on the silo's disk, in MB, below which rounds are refused."""
 
 
+class Page(_Strict):
+    """The node's own page. It answers on this machine only, unless it has a certificate and an internal name.
+
+    name: the name in the browser's address bar, such as silo.hospital.internal; passkeys are bound to it.
+    tls_cert, tls_key: PEM files, absolute or relative to the silo's folder.
+    """
+
+    off: bool = False
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]{0,253}$")] = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    @model_validator(mode="after")
+    def _never_open_by_accident(self) -> Page:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key: both, or none")
+        try:
+            local = ip_address(self.host).is_loopback
+        except ValueError:
+            raise ValueError("host: must be an address such as 127.0.0.1 or 10.0.0.5, not a name") from None
+        if not local and not (self.tls_cert and self.name):
+            raise ValueError(
+                "host: other machines would reach the page: set tls_cert, tls_key and name (the internal name), or keep "
+                "127.0.0.1"
+            )
+        return self
+
+    @property
+    def host_name(self) -> str:
+        """What a browser calls this page; also the passkeys' relying party."""
+        return self.name or "localhost"
+
+    @property
+    def origin(self) -> str:
+        """As a browser writes it: `http://localhost:8765`."""
+        scheme, usual = ("https", 443) if self.tls_cert else ("http", 80)
+        return f"{scheme}://{self.host_name}" + ("" if self.port == usual else f":{self.port}")
+
+
 class Settings(_Strict):
     """The content of silo.toml. Paths are absolute or relative to the silo's folder."""
 
@@ -104,6 +147,7 @@ class Settings(_Strict):
     broker: Broker = Broker()
     training: Training = Training()
     limits: Limits = Limits()
+    page: Page = Page()
 
     @field_validator("name")
     @classmethod
