@@ -8,6 +8,7 @@
     sum_check.py            the published sum, held against what all members sent before it is used
     gate.py                 "may this round run?" - one function, all checks, before any image is opened
     approvals.py            what the steward signs
+    passkeys.py             the same by passkey, on the silo's own page
     pauses.py, resumes.py   a study that waits here, and the steward's signed resume
     egress.py               the only module that sends; everything is signed, counted and logged
     journal.py              what survives kill -9, and is destroyed when a round ends

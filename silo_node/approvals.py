@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from protocol.approval import (
+    APPROVAL_TYPE,
     ApprovalError,
     ApprovalLimits,
     Trust,
+    draft_statement,
     first_trust,
+    open_statement,
     open_trust,
-    sign_statement,
     utc_text,
 )
 from protocol.canonical import digest
@@ -136,7 +138,7 @@ def sign_policy(node: Node, content: Mapping[str, Any], *, passphrase: bytes) ->
         subject=("policy", config.name, envelope.digest),
         refs={"policy": envelope.digest},
         data={"version": policy.version},
-        actor=steward_actor(node, key),
+        actor=steward_actor(node, key.keyid),
     )
     documents.save_policy(config, envelope)
     return envelope, policy
@@ -192,32 +194,57 @@ def decide(
     min_cohort: int | None = None,
     until: date | None = None,
 ) -> Envelope:
-    """Sign a decision on exactly `proposal` and keep it; it holds at this silo from now on.
+    """Sign a decision on exactly `proposal` with the steward's key and keep it; it holds at this silo from now on.
 
     Parameters: max_rounds, min_cohort, until: limits; None for those of the study itself.
     Raises: Refused where the policy denies the study (then only `reject` and `revoke` are possible); UsageError.
     """
-    if decision == "approve" and proposal.found.decision == "DENY":
-        sentences = " ".join(f"{each.sentence} {each.change}" for each in proposal.found.reasons)
-        raise Refused(
-            "POLICY_DENY", f"The hospital's own policy denies this study, so it can't be approved. {sentences}"
-        )
-    config, now = node.config, datetime.now(UTC)
-    reason = unicodedata.normalize("NFC", reason)  # some keyboards send a letter and its accent apart
-    trust = documents.load_trust(config)
+    _check_permitted(node.config, proposal, decision, min_cohort)
+    key = load_steward(node.config, documents.load_trust(node.config), passphrase)
+    payload = _payload(node.config, proposal, decision, key.keyid, reason, max_rounds, min_cohort, until)
+    envelope = sign_envelope(APPROVAL_TYPE, payload, key)
+    keep(node, proposal, envelope)
+    return envelope
+
+
+def draft(
+    node: Node,
+    proposal: Proposal,
+    decision: Decision,
+    *,
+    signer: str,
+    reason: str,
+    max_rounds: int | None = None,
+    min_cohort: int | None = None,
+    until: date | None = None,
+) -> bytes:
+    """The exact bytes of a decision, for the steward with the key `signer` (a keyid of trust.json) to sign.
+
+    Raises: as `decide`.
+    """
+    _check_permitted(node.config, proposal, decision, min_cohort)
+    return _payload(node.config, proposal, decision, signer, reason, max_rounds, min_cohort, until)
+
+
+def _payload(
+    config: Config,
+    proposal: Proposal,
+    decision: Decision,
+    signer: str,
+    reason: str,
+    max_rounds: int | None,
+    min_cohort: int | None,
+    until: date | None,
+) -> bytes:
+    now = datetime.now(UTC)
     content = proposal.content
-    if decision == "approve":
-        # What the gate would refuse anyway is said before anybody signs: too few patients, nothing scanned yet.
-        _, policy = documents.load_policy(config, trust, now=now)
-        gate.cohort_of_today(config, content, policy, min_cohort or content.cohort.min_patients, now)
-    key = load_steward(config, trust, passphrase)
     end = until or date.fromisoformat(content.dates.end)
     try:
-        envelope = sign_statement(
-            key,
-            trust,
+        return draft_statement(
+            signer,
+            documents.load_trust(config),
             decision=decision,
-            reason=reason,
+            reason=unicodedata.normalize("NFC", reason),  # some keyboards send a letter and its accent apart
             silo=config.name,
             study=proposal.study,
             manifest=proposal.manifest,
@@ -235,17 +262,49 @@ def decide(
         )
     except ApprovalError as error:
         raise UsageError(error.sentence, error.code) from None
+
+
+def keep(node: Node, proposal: Proposal, envelope: Envelope) -> Path:
+    """Verify a signed decision on exactly `proposal`, record it and keep it; it holds at this silo from now on.
+
+    Raises: UsageError for one that no steward signed, or that is about something else.
+    """
+    trust = documents.load_trust(node.config)
+    try:
+        statement = open_statement(envelope, trust=trust)
+    except ApprovalError as error:
+        raise UsageError(error.sentence, error.code) from None
+    about = (statement.silo, statement.study, statement.manifest, statement.policy)
+    if about != (node.config.name, proposal.study, proposal.manifest, proposal.policy.digest):
+        raise UsageError("the decision is about another study, version or policy than the one shown")
     node.evidence.record(
-        "study.approved" if decision == "approve" else "study.rejected",
+        "study.approved" if statement.decision == "approve" else "study.rejected",
         subject=("study", proposal.study, proposal.manifest),
         refs={"manifest": proposal.manifest, "approval": envelope.digest, "policy": proposal.policy.digest},
-        data={"decision": decision, "match": proposal.found.decision},
+        data={
+            "decision": statement.decision,
+            "match": proposal.found.decision,
+            "on_portal_page": trust.keys[statement.signer.keyid].on_portal_page,
+        },
         reasons=_codes(proposal.found.reasons),
-        private={"reason": reason},
-        actor=steward_actor(node, key),
+        private={"reason": statement.reason},
+        actor=steward_actor(node, statement.signer.keyid),
     )
-    documents.save_approval(config, proposal.study, envelope)
-    return envelope
+    return documents.save_approval(node.config, proposal.study, envelope)
+
+
+def _check_permitted(config: Config, proposal: Proposal, decision: Decision, min_cohort: int | None) -> None:
+    """What the gate would refuse anyway is said before anybody signs: too few patients, nothing scanned yet."""
+    if decision != "approve":
+        return
+    if proposal.found.decision == "DENY":
+        sentences = " ".join(f"{each.sentence} {each.change}" for each in proposal.found.reasons)
+        raise Refused(
+            "POLICY_DENY", f"The hospital's own policy denies this study, so it can't be approved. {sentences}"
+        )
+    now = datetime.now(UTC)
+    _, policy = documents.load_policy(config, documents.load_trust(config), now=now)
+    gate.cohort_of_today(config, proposal.content, policy, min_cohort or proposal.content.cohort.min_patients, now)
 
 
 def send(node: Node, study: str, envelope: Envelope) -> None:
@@ -287,7 +346,7 @@ def _codes(reasons: Sequence[Any]) -> list[str]:
     return [str(reason.code) for reason in reasons]
 
 
-def steward_actor(node: Node, key: SigningKey) -> dict[str, str]:
-    """The steward as the actor of a record: by key, not by name."""
+def steward_actor(node: Node, name: str) -> dict[str, str]:
+    """The steward as the actor of a record: by keyid, not by name."""
     organisation = node.pin.organisation if node.pin is not None else ""
-    return {"id": key.keyid, "role": "steward", "org": organisation, "auth": "signature"}
+    return {"id": name, "role": "steward", "org": organisation, "auth": "signature"}
