@@ -100,11 +100,11 @@ def listing(config: Config, chosen: Filter, page: int) -> Listing | None:
     where, values = chosen.where()
     with database(path) as db:
         total, size = db.execute(f"SELECT count(*), coalesce(sum(bytes), 0) FROM sent WHERE {where}", values).fetchone()
-        rows = _rows(db, where, values, PAGE_ROWS, (page - 1) * PAGE_ROWS)
+        rows = list(_rows(db, where, values, PAGE_ROWS, (page - 1) * PAGE_ROWS))
         kinds = [row[0] for row in db.execute("SELECT DISTINCT kind FROM sent ORDER BY kind")]
         studies = sorted({row[0].split(".")[0] for row in db.execute("SELECT DISTINCT round FROM sent WHERE round NOT NULL")})
         first = db.execute("SELECT min(time) FROM sent").fetchone()[0]
-    return Listing(list(rows), total, size, kinds, studies, first)
+    return Listing(rows, total, size, kinds, studies, first)
 
 
 def as_csv(config: Config, chosen: Filter) -> Iterator[bytes]:

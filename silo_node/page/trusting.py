@@ -84,5 +84,5 @@ class Proposed:
 def propose(config: Config, trust: Trust, keyid: str, entry: dict[str, Any]) -> Proposed:
     """Leave a passkey's entry for `silo trust`: it counts for nothing before the stewards have signed."""
     path = config.folder / "proposals" / f"passkey-{keyid[:16]}.json"
-    write_json(path, {"keyid": keyid, **entry})
-    return Proposed(keyid, str(entry["person"]), f"silo trust propose --add {path}")
+    write_json(path, {keyid: entry})
+    return Proposed(keyid, str(entry["person"]), f"silo trust propose {config.folder} --add {path}")

@@ -43,6 +43,12 @@ CHECKS: Final = {
     "fail": Is("wrong", "bad", "cross"),
     "skipped": Is("not checked", "wait", "minus"),
 }
+DOES: Final = {"approve": "Approve", "reject": "Reject", "revoke": "Take back the approval of"}
+"""What a button does that signs."""
+PROBLEM: Final = Is("wrong", "bad", "alert")
+PREVIEW: Final = Is("not signed", "wait", "minus")
+STANDS: Final = Is("approved and in force", "good", "check")
+OVER: Final = Is("over", "bad", "cross")
 WAITING: Final = Is("waits for a decision", "warn", "clock")
 _UNKNOWN: Final = Is("unknown", "wait", "question")
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
@@ -66,6 +72,18 @@ def decision(name: Any) -> Is:
 def check(name: Any) -> Is:
     """How a check ended."""
     return CHECKS.get(str(name), _UNKNOWN)
+
+
+def outcome(name: Any) -> Is:
+    """How a round ended."""
+    return Is(str(name), *(("good", "check") if name == "finished" else ("warn", "alert")))
+
+
+def answer(status: int | None) -> Is:
+    """The portal's answer to a message."""
+    if status is None:
+        return Is("perhaps sent", "warn", "question")
+    return Is("taken", "good", "check") if status < 300 else Is(f"refused ({status})", "bad", "cross")
 
 
 def size(count: int) -> str:
