@@ -14,6 +14,13 @@ from silo_node.config import Config
 from silo_node.page.reading import PAGE_ROWS, database
 
 COLUMNS: Final = ("time", "kind", "study", "round", "bytes", "digest", "status")
+_UNDER: Final = "/api/v1/studies/"
+_STUDY: Final = (
+    "CASE WHEN round NOT NULL THEN substr(round, 1, instr(round, '.') - 1)"
+    f" WHEN substr(path, 1, {len(_UNDER)}) = '{_UNDER}' THEN"
+    f" substr(path, {len(_UNDER) + 1}, instr(substr(path, {len(_UNDER) + 1}) || '/', '/') - 1) ELSE '' END"
+)
+"""The study of a message: of its round, or of the address that it was sent to."""
 MEANINGS: Final = {
     "announce": "the portal's question whether we take part",
     "approval": "a steward's signed decision",
@@ -70,7 +77,7 @@ class Filter:
         for name, sql, value in (
             ("kind", "kind = ?", self.kind),
             ("round", "round = ?", self.round),
-            ("study", "substr(round, 1, instr(round, '.') - 1) = ?", self.study),
+            ("study", f"{_STUDY} = ?", self.study),
             ("since", "time >= ?", self.since),
             ("until", "time < ? || 'T99'", self.until),
         ):
@@ -102,7 +109,7 @@ def listing(config: Config, chosen: Filter, page: int) -> Listing | None:
         total, size = db.execute(f"SELECT count(*), coalesce(sum(bytes), 0) FROM sent WHERE {where}", values).fetchone()
         rows = list(_rows(db, where, values, PAGE_ROWS, (page - 1) * PAGE_ROWS))
         kinds = [row[0] for row in db.execute("SELECT DISTINCT kind FROM sent ORDER BY kind")]
-        studies = sorted({row[0].split(".")[0] for row in db.execute("SELECT DISTINCT round FROM sent WHERE round NOT NULL")})
+        studies = [row[0] for row in db.execute(f"SELECT DISTINCT {_STUDY} AS study FROM sent ORDER BY study") if row[0]]
         first = db.execute("SELECT min(time) FROM sent").fetchone()[0]
     return Listing(rows, total, size, kinds, studies, first)
 
@@ -121,10 +128,10 @@ def as_csv(config: Config, chosen: Filter) -> Iterator[bytes]:
 
 def _rows(db: sqlite3.Connection, where: str, values: list[str], most: int, start: int) -> Iterator[dict[str, Any]]:
     for row in db.execute(
-        f"SELECT time, kind, round, bytes, digest, status FROM sent WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
+        f"SELECT time, kind, {_STUDY} AS study, round, bytes, digest, status FROM sent WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
         [*values, most, start],
     ):
-        yield {**dict(row), "study": (row["round"] or "").split(".")[0], "means": MEANINGS.get(row["kind"], "")}
+        yield {**dict(row), "means": MEANINGS.get(row["kind"], "")}
 
 
 def _line(values: list[Any]) -> bytes:

@@ -70,7 +70,12 @@ def main(folder: str) -> None:
     """As a child of `silo run`."""
     config = Config.load(Path(folder))
     logs.configure(config.folder, config.name)
-    serve(config)
+    try:
+        serve(config)
+    except UsageError as error:
+        # Into page.log, and silo.log: the silo works without its page, and tries to start it again.
+        logs.get().error("page.not_served", code=error.code, why=error.sentence)
+        sys.exit(f"{error.code} {error.sentence}")
 
 
 if __name__ == "__main__":

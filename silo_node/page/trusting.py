@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -85,4 +86,4 @@ def propose(config: Config, trust: Trust, keyid: str, entry: dict[str, Any]) -> 
     """Leave a passkey's entry for `silo trust`: it counts for nothing before the stewards have signed."""
     path = config.folder / "proposals" / f"passkey-{keyid[:16]}.json"
     write_json(path, {keyid: entry})
-    return Proposed(keyid, str(entry["person"]), f"silo trust propose {config.folder} --add {path}")
+    return Proposed(keyid, str(entry["person"]), f"silo trust propose {shlex.quote(str(config.folder))} --add {shlex.quote(str(path))}")

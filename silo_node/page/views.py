@@ -37,22 +37,22 @@ def images(asked: Ask) -> Answer:
 
 def policy(asked: Ask) -> Answer:
     """The policy in force in words, and an editor with a preview."""
-    return _policy(asked, None, {})
+    return _policy(asked, None)
 
 
 def preview(asked: Ask) -> Answer:
     """An edited policy in words, and what it would say to the studies in hand. Nothing is signed or kept."""
-    return _policy(asked, asked.form.get("policy", ""), {})
+    return _policy(asked, asked.form.get("policy", ""))
 
 
-def _policy(asked: Ask, text: str | None, values: dict[str, Any]) -> Answer:
+def _policy(asked: Ask, text: str | None) -> Answer:
     config, problem, in_force = asked.config, None, None
     try:
         in_force = documents.load_policy(config, documents.load_trust(config), now=datetime.now(UTC))[1]
     except SiloError as error:
         problem = error
     held = documents.read_envelope(config.policy)
-    values = {
+    values: dict[str, Any] = {
         "problem": problem,
         "policy_words": describe_policy(in_force) if in_force else [],
         "digest": held.digest if held else None,

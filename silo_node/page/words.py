@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -118,4 +119,10 @@ def short(digest: str | None) -> str:
     return " ".join(text[at : at + 4] for at in range(0, len(text), 4))
 
 
-FILTERS: Final[dict[str, Callable[..., Any]]] = {"size": size, "number": number, "moment": moment, "short": short}
+FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "size": size,
+    "number": number,
+    "moment": moment,
+    "short": short,
+    "quoted": lambda value: shlex.quote(str(value)),
+}
