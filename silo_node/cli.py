@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_node import __version__, commands_decide, commands_page, commands_resume, commands_scan
+from silo_node import (
+    __version__,
+    commands_consent,
+    commands_decide,
+    commands_page,
+    commands_resume,
+    commands_scan,
+)
 from silo_node.errors import UsageError
 from silo_node.files import write_bytes
 from silo_node.terminal import (
@@ -34,6 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+commands_consent.add_to(app)
 commands_decide.add_to(app)
 commands_resume.add_to(app)
 commands_scan.add_to(app)

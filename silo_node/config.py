@@ -8,8 +8,9 @@
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
+| [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
-| [page] host, port, name, off, tls_cert, tls_key |              | the node's own page, see `Page`                          |
+| [page] host, port, name, off, tls_cert, tls_key | SILO_PAGE_PORT, SILO_PAGE_OFF | the node's own page, see `Page` |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
 """
@@ -22,7 +23,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -40,6 +41,8 @@ _ENVIRONMENT = {
     "SILO_CA_BUNDLE": ("ca_bundle",),
     "SILO_KEEP_COPIES": ("keep_copies",),
     "SILO_BROKER_URL": ("broker", "url"),
+    "SILO_PAGE_OFF": ("page", "off"),
+    "SILO_PAGE_PORT": ("page", "port"),
     "SILO_TRAINING_THREADS": ("training", "threads"),
     "SILO_TRAINING_ALLOW_CONSTANT": ("training", "allow_constant"),
 }
@@ -112,6 +115,8 @@ class Page(_Strict):
             local = ip_address(self.host).is_loopback
         except ValueError:
             raise ValueError("host: must be an address such as 127.0.0.1 or 10.0.0.5, not a name") from None
+        if self.name and not self.tls_cert:
+            raise ValueError("name: needs tls_cert and tls_key, because browsers allow passkeys on https pages only")
         if not local and not (self.tls_cert and self.name):
             raise ValueError(
                 "host: other machines would reach the page: set tls_cert, tls_key and name (the internal name), or keep "
@@ -131,6 +136,64 @@ class Page(_Strict):
         return f"{scheme}://{self.host_name}" + ("" if self.port == usual else f":{self.port}")
 
 
+class Consent(_Strict):
+    """Where the patients' FHIR consents come from, beside the opt-out list; docs/hospital-it.md has examples.
+
+    source: "" for none (or what `silo consent import` put in place), "folder", "file" or "server".
+    path: the folder or file. url: the search, such as https://fhir.example.org/fhir/Consent?_include=Consent:patient
+    token_file: its first line is sent as Bearer token. codes, purposes: "system|code"; a permit must name one of them.
+    identifier_system, map: which PatientID a consent is about, see consent/patients.py.
+    max_age_hours: age of the last good reading at which rounds are refused.
+    """
+
+    source: Literal["", "folder", "file", "server"] = ""
+    path: str = ""
+    url: str = ""
+    token_file: str = ""
+    codes: tuple[str, ...] = ("urn:oid:2.16.840.1.113883.3.1937.777.24.5.3|2.16.840.1.113883.3.1937.777.24.5.3.8",)
+    purposes: tuple[str, ...] = ("http://terminology.hl7.org/CodeSystem/v3-ActReason|HRESCH",)
+    identifier_system: str = ""
+    map: str = ""
+    max_age_hours: Annotated[int, Field(ge=1, le=24)] = 24
+
+    @field_validator("codes", "purposes")
+    @classmethod
+    def _with_system(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for token in tokens:
+            system, _, code = token.rpartition("|")
+            if not system or not code:
+                raise ValueError('each must be "system|code"')
+        return tokens
+
+    @field_validator("url")
+    @classmethod
+    def _search(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+            raise ValueError("must start with https://, or http:// on this machine")
+        if not parts.hostname or parts.username or parts.fragment or not parts.path.endswith("/Consent"):
+            raise ValueError(
+                "must be a search such as https://fhir.example.org/fhir/Consent?_count=200, without a user"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _complete(self) -> Consent:
+        if not self.codes and not self.purposes:
+            raise ValueError("codes, purposes: at least one must be named")
+        for source, needed, unused in (("folder", "path", "url"), ("file", "path", "url"), ("server", "url", "path")):
+            if self.source == source and (not getattr(self, needed) or getattr(self, unused)):
+                raise ValueError(f'source = "{source}" needs {needed}, and no {unused}')
+        if not self.source and (self.path or self.url):
+            raise ValueError('source must say "folder", "file" or "server"')
+        if self.map and self.identifier_system:
+            raise ValueError("map and identifier_system: choose one")
+        return self
+
+
 class Settings(_Strict):
     """The content of silo.toml. Paths are absolute or relative to the silo's folder."""
 
@@ -146,6 +209,7 @@ class Settings(_Strict):
     """Keep a copy of every body that leaves in FOLDER/sent, for a hospital that wants to look for itself."""
     broker: Broker = Broker()
     training: Training = Training()
+    consent: Consent = Consent()
     limits: Limits = Limits()
     page: Page = Page()
 
@@ -246,6 +310,38 @@ class Config:
         return next(iter(found.values()), None)
 
     @property
+    def consent_path(self) -> Path | None:
+        """The folder or file of consents: as set, else what `silo consent import` put in place; None without one."""
+        if self.settings.consent.source in ("folder", "file"):
+            return self._at(self.settings.consent.path, self.folder)
+        return self.consent_imported if not self.settings.consent.source and self.consent_imported.exists() else None
+
+    @property
+    def consent_imported(self) -> Path:
+        """What `silo consent import` put in place."""
+        return self.folder / "consent" / "imported.json"
+
+    @property
+    def consent_kept(self) -> Path:
+        """The last good reading of the consents."""
+        return self.folder / "consent" / "fhir.json"
+
+    @property
+    def consent_known(self) -> Path:
+        """The decisions that the silo's log knows."""
+        return self.folder / "consent" / "known.json"
+
+    @property
+    def consent_map(self) -> Path | None:
+        """CSV: reference -> PatientID."""
+        return self._at(self.settings.consent.map, self.folder) if self.settings.consent.map else None
+
+    @property
+    def consent_token(self) -> Path | None:
+        """The token for the FHIR server."""
+        return self._at(self.settings.consent.token_file, self.folder) if self.settings.consent.token_file else None
+
+    @property
     def ca_bundle(self) -> Path | None:
         """PEM file, or None for the system's authorities."""
         return self._at(self.settings.ca_bundle, self.folder) if self.settings.ca_bundle else None
@@ -331,11 +427,11 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 def _typed(variable: str, leaf: str, text: str) -> Any:
-    if leaf == "threads":
+    if leaf in ("threads", "port"):
         if not text.isdecimal():
             raise UsageError(f"{variable}={text}: must be a whole number")
         return int(text)
-    if leaf in ("allow_constant", "keep_copies"):
+    if leaf in ("allow_constant", "keep_copies", "off"):
         if text.lower() not in ("true", "false", "1", "0"):
             raise UsageError(f"{variable}={text}: must be true or false")
         return text.lower() in ("true", "1")

@@ -16,7 +16,7 @@ of the blocks in `check`:
     11. Limits: rounds, networks, participants.
     12. The model that goes in carries enough of the participants' signatures, and is none that came before another one,
         unless the stewards have signed that the study may go back to it.
-    13. The opt-out list was loaded freshly, and the cohort of today is large enough.
+    13. The opt-out list and the consents were loaded freshly, and the cohort of today is large enough.
 
 Each refusal is a code and a sentence that a person understands; both go to the portal, so neither names a patient or an
 exact count.
@@ -40,9 +40,12 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
-from silo_node import documents, opt_out_registry, pauses, portal_log
+from silo_node import documents, pauses, portal_log
 from silo_node.announcement import Announcement, context
 from silo_node.config import Config
+from silo_node.consent import changes as consent_changes
+from silo_node.consent import registry as consents
+from silo_node.consent.registry import Registry
 from silo_node.errors import Refused
 from silo_node.files import read_json
 from silo_node.node import Node
@@ -57,8 +60,9 @@ CONSTANT: Final = "constant"
 class Permission:
     """What a round may do, as the gate found it.
 
-    manifest: verified. cohort: the pictures that may be opened; None where no image is. opt_out: digest of the list in
-    force. approvals: digests of the statements that permit it. known_partners, min_known: for the sets of the round.
+    manifest: verified. cohort: the pictures that may be opened; None where no image is. opt_out: digest of the registry
+    in force, list and consents. approvals: digests of the statements that permit it. known_partners, min_known:
+    for the sets of the round.
     """
 
     manifest: Manifest
@@ -141,7 +145,9 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
         _signed_model(announcement, manifest, node)
         _not_older(announcement, node)
     # 13
-    cohort, opt_out = cohort_of_today(config, manifest, policy, approved.limits.min_cohort, now)
+    registry = consents.load(config, now, consents.default_of(policy))
+    consent_changes.note(node, registry)
+    cohort, opt_out = _cohort_of(config, manifest, policy, approved.limits.min_cohort, registry)
     return Permission(
         manifest=manifest,
         cohort=cohort,
@@ -159,15 +165,20 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
 def cohort_of_today(
     config: Config, manifest: Manifest, policy: PolicyDocument, least: int, now: datetime
 ) -> tuple[Cohort | None, str | None]:
-    """(the pictures that a round of today may open, None where it opens none; digest of the opt-out list, None without).
+    """(the pictures that a round of today may open, None where it opens none; digest of the registry, None without).
 
     least: the fewest patients that the approval asks for; the policy may ask for more. Raises Refused, such as
     COHORT_TOO_SMALL.
     """
-    registry = opt_out_registry.load(config, now)
+    return _cohort_of(config, manifest, policy, least, consents.load(config, now, consents.default_of(policy)))
+
+
+def _cohort_of(
+    config: Config, manifest: Manifest, policy: PolicyDocument, least: int, registry: Registry
+) -> tuple[Cohort | None, str | None]:
     minimum = max(policy.limits.min_cohort or 0, least)
-    cohort = None if manifest.plan.network.name == CONSTANT else _cohort(config, manifest, registry, minimum, now)
-    return cohort, registry.digest if registry is not None else None
+    cohort = None if manifest.plan.network.name == CONSTANT else _cohort(config, manifest, registry, minimum)
+    return cohort, registry.digest
 
 
 def trained_key(study: str, model: str) -> str:
@@ -331,7 +342,8 @@ def _signers(
     return found
 
 
-def _cohort(config: Config, manifest: Manifest, registry: object, minimum: int, now: datetime) -> Cohort:
+def _cohort(config: Config, manifest: Manifest, registry: Registry, minimum: int) -> Cohort:
+    consents.usable(registry)
     # Loaded here: benchmarks of the constant trainer never need the imaging code.
     from silo_node.imaging import cohort, labels
     from silo_node.imaging.errors import DataError
@@ -341,9 +353,11 @@ def _cohort(config: Config, manifest: Manifest, registry: object, minimum: int, 
             manifest,
             config.index_db,
             labels.load(config.labels),
-            registry,  # type: ignore[arg-type]
-            now,
+            registry.opt_out,
+            registry.now,
             min_patients=minimum,
+            consented=registry.permits,
+            withdrawn=registry.withdrawn,
         )
     except DataError as error:
         raise Refused(error.code, error.sentence) from None

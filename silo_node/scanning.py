@@ -62,23 +62,22 @@ def is_due(config: Config) -> bool:
 
 
 def erase_wanted(config: Config) -> bool:
-    """Whether the opt-out list has changed since cached pictures were last deleted for it."""
-    kept = config.folder / "consent" / "opt_out.csv"
-    if not kept.exists() or not config.cache.is_dir():
+    """Whether the opt-out list, or what is known of consents, has changed since cached pictures were last deleted."""
+    if not config.cache.is_dir() or not any(path.exists() for path in _registries(config)):
         return False
     erased = read_json(_erased(config))
     return erased is None or erased["list"] != _digest(config)
 
 
 def erase_opted_out(config: Config) -> int:
-    """Delete the cached pictures of everybody on the opt-out list; how many there were."""
+    """Delete the cached pictures of everybody who opted out or whose consent does not hold; how many there were."""
+    from silo_node.consent import changes
     from silo_node.imaging import cache
 
-    registry = opt_out_registry.load(config, datetime.now(UTC))
-    if registry is None:
-        return 0
-    count = cache.forget(config.cache, registry.patients)
-    write_json(_erased(config), {"list": registry.digest})
+    listed = opt_out_registry.load(config, datetime.now(UTC))
+    before = _digest(config)
+    count = cache.forget(config.cache, changes.without_consent(config) | (listed.patients if listed else frozenset()))
+    write_json(_erased(config), {"list": before})
     return count
 
 
@@ -86,7 +85,11 @@ def _erased(config: Config) -> Path:
     return config.folder / "consent" / "erased.json"
 
 
+def _registries(config: Config) -> tuple[Path, ...]:
+    return config.folder / "consent" / "opt_out.csv", config.consent_known
+
+
 def _digest(config: Config) -> str:
     from protocol.canonical import digest
 
-    return digest((config.folder / "consent" / "opt_out.csv").read_bytes())
+    return digest(b"\n".join(path.read_bytes() for path in _registries(config) if path.exists()))

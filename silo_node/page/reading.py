@@ -108,43 +108,89 @@ def _syntax(uid: str) -> str:
 
 @dataclass(frozen=True)
 class Consent:
-    """Who has said no, in numbers. age: hours since the last good reading. problem: why it can't be read now."""
+    """Who takes part, in numbers. decisions: (code, meaning, patients). problem: why it can't be read, or permits nobody.
 
-    source: str | None
+    opted_out: None without a list. unknown: of those on the list, who is not in the index. consents: None without FHIR.
+    read: of the last good reading; most: hours that it may be old.
+    """
+
+    source: str
+    list_name: str | None
+    consents: int | None
+    unassigned: int
     opted_out: int | None
     unknown: int | None
-    read: str | None
-    age: float | None
+    decisions: list[tuple[str, str, int]]
+    read: datetime | None
     most: int
-    default: str | None
-    legal_basis: str | None
+    default: bool
     problem: SiloError | None
-    more: list[tuple[str, str]]
+
+    @property
+    def age(self) -> float | None:
+        """Hours since the last good reading."""
+        return None if self.read is None else max(0.0, time.time() - self.read.timestamp()) / 3600
+
+
+SOURCES: Final = {"": "none", "folder": "a folder of FHIR resources", "file": "a FHIR file", "server": "a FHIR server"}
 
 
 def consent(config: Config) -> Consent:
-    """The consent registry's summary: counts only."""
-    from silo_node import opt_out_registry
+    """The consent registry's summary: counts only. A FHIR server is not asked for a page: its last reading counts."""
+    from silo_node.consent import registry as registries
+    from silo_node.consent.rules import SENTENCES
 
     problem: SiloError | None = None
-    opted_out = unknown = read = age = source = None
+    default, held, list_name = False, None, None
     try:
-        found = opt_out_registry.load(config, datetime.now(UTC))
-        source = None if config.opt_out is None else config.opt_out.name
-        if found is not None:
-            opted_out, read = len(found), found.loaded_at.isoformat()
-            age = max(0.0, time.time() - found.loaded_at.timestamp()) / 3600
-            unknown = _unknown(config, found.patients)
+        default = registries.default_of(
+            documents.load_policy(config, documents.load_trust(config), now=datetime.now(UTC))[1]
+        )
     except SiloError as error:
         problem = error
-    default = basis = None
     try:
-        _, policy = documents.load_policy(config, documents.load_trust(config), now=datetime.now(UTC))
-        default, basis = policy.consent_default, policy.legal_basis
+        list_name = None if config.opt_out is None else config.opt_out.name
+        held = _registry(config, default)
+        registries.usable(held)
     except SiloError as error:
         problem = problem or error
+    source = config.settings.consent.source
+    words = "what was imported" if not source and config.consent_imported.exists() else SOURCES[source]
+    hours = config.settings.limits.opt_out_hours
+    if held is None:
+        return Consent(words, list_name, None, 0, None, None, [], None, hours, default, problem)
     return Consent(
-        source, opted_out, unknown, read, age, config.settings.limits.opt_out_hours, default, basis, problem, []
+        words,
+        list_name,
+        None if held.consents is None else sum(map(len, held.consents.values())),
+        held.unassigned,
+        None if held.opt_out is None else len(held.opt_out),
+        None if held.opt_out is None else _unknown(config, held.opt_out.patients),
+        [(code, SENTENCES[code], count) for code, count in held.counts().items()],
+        held.loaded_at,
+        hours if held.consents is None else min(hours, config.settings.consent.max_age_hours),
+        default,
+        problem,
+    )
+
+
+def _registry(config: Config, default: bool) -> Any:
+    from silo_node import opt_out_registry
+    from silo_node.consent import registry as registries
+    from silo_node.consent import sources
+
+    now = datetime.now(UTC)
+    if config.settings.consent.source != "server":
+        return registries.load(config, now, default)
+    kept = config.consent_kept
+    if not kept.exists():
+        raise Refused("CONSENT_NOT_READ", "The FHIR server has not been read yet: `silo consent status` does it.")
+    found = sources.whole(sources.read(kept))
+    consents, unassigned = registries.assign(found, registries.patients_of(config, found))
+    read = datetime.fromtimestamp(kept.stat().st_mtime, UTC)
+    opt_out = opt_out_registry.load(config, now)
+    return registries.Registry(
+        opt_out, consents, unassigned, None, read, registries.query_of(config), now, default, {}
     )
 
 

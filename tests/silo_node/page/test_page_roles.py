@@ -75,12 +75,12 @@ def test_an_address_that_is_not_in_the_table_does_not_exist(page: PageUnderTest,
 
 @pytest.mark.parametrize(("method", "path"), METHODS)
 def test_no_get_changes_a_file_of_the_silo(page: PageUnderTest, method: str, path: str):
-    """Except what a study's page fetches from the portal, and the log of that question."""
+    """Except what a study's page fetches, the log of that question, and the time of a good reading of the opt-out list."""
     if method != "GET":
         return
     page.silo.portal.make_study()
     visitor = page.visitor("steward")
-    passing = ("egress.db", "page.db", "studies", "silo.log", "silo.lock")
+    passing = ("consent", "egress.db", "page.db", "studies", "silo.log", "silo.lock")
 
     def state():
         return {
