@@ -198,7 +198,7 @@ def open_trust(envelope: Envelope, previous: Trust | None, *, now: datetime | No
     Raises: TrustError, SignatureError.
     """
     # 1
-    trust = _parse(envelope.payload)
+    trust = parse_trust(envelope.payload)
     # 2
     trust.verify(envelope, payload_type=TRUST_TYPE, now=now)
     # 3
@@ -223,7 +223,7 @@ def freeze_trust(document: Mapping[str, Any]) -> bytes:
         data = encode(dict(document))
     except CanonicalError as error:
         raise TrustError(f"The trust.json has no canonical form: {error}.") from None
-    _parse(data)
+    parse_trust(data)
     return data
 
 
@@ -239,7 +239,8 @@ def add_signature(envelope: Envelope, key: SigningKey) -> Envelope:
     return envelope.joined(sign_envelope(envelope.payload_type, envelope.payload, key))
 
 
-def _parse(payload: bytes) -> Trust:
+def parse_trust(payload: bytes) -> Trust:
+    """What a trust.json says, whoever signed it: `open_trust` is for what is to count. Raises: TrustError."""
     if len(payload) > MAX_BYTES:
         raise TrustError(f"A trust.json is {MAX_BYTES} bytes at most, this one has {len(payload)}.")
     try:

@@ -18,6 +18,7 @@ from silo_node import (
     commands_page,
     commands_resume,
     commands_scan,
+    commands_trust,
 )
 from silo_node.errors import UsageError
 from silo_node.files import write_bytes
@@ -46,6 +47,7 @@ commands_decide.add_to(app)
 commands_resume.add_to(app)
 commands_scan.add_to(app)
 commands_page.add_to(app)
+commands_trust.add_to(app)
 
 
 @app.command()

@@ -1,21 +1,20 @@
-"""What the page says about decisions: whether they hold today, what changed since the last one, and a new key's proposal."""
+"""What the page says about decisions: whether they hold today, what changed since the last one, and who may sign next."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from protocol.approval import ApprovalError, Trust, check_approvals
-from protocol.manifest import ManifestError, describe, parse_manifest
+from protocol.approval import ApprovalError, check_approvals
+from protocol.manifest_changes import Changes
 from protocol.policy import match_digest
-from silo_node import documents
+from silo_node import documents, trust_changes
 from silo_node.approvals import Proposal
 from silo_node.config import Config
+from silo_node.decisions import difference
 from silo_node.errors import SiloError
-from silo_node.files import write_json
-from silo_node.page import reading
+from silo_node.trust_changes import Draft
 
 
 @dataclass(frozen=True)
@@ -47,43 +46,23 @@ def standing(config: Config, study: str, proposal: Proposal) -> Standing:
 
 
 @dataclass(frozen=True)
-class Changes:
-    """What differs from the version that was decided about last: (label, before, now); before or now "" where there is none."""
+class Changed:
+    """What differs from the version that was decided about last. changes: None where that version's text is gone."""
 
     since: str
-    lines: list[tuple[str, str, str]]
+    decision: str
+    changes: Changes | None
 
 
-def changes(config: Config, study: str, proposal: Proposal) -> Changes | None:
-    """None where nobody has decided about another version before, or its text is not here any more."""
-    earlier = [said for said in reading.decisions(config, study) if said.manifest != proposal.manifest]
-    if not earlier:
-        return None
-    path = config.studies / study / f"{earlier[0].manifest.removeprefix('sha256:')}.json"
-    try:
-        before = dict(describe(parse_manifest(path.read_bytes())))
-    except (OSError, ManifestError):
-        return None
-    now = dict(proposal.words)
-    lines = [
-        (label, before.get(label, ""), now.get(label, ""))
-        for label in [*now, *(label for label in before if label not in now)]
-        if before.get(label) != now.get(label)
-    ]
-    return Changes(earlier[0].time, lines)
+def changed(config: Config, proposal: Proposal) -> Changed | None:
+    """None where nobody has decided about another version before."""
+    found = difference(config, proposal)
+    return None if found is None else Changed(found[0].time, found[0].decision, found[1])
 
 
-@dataclass(frozen=True)
-class Proposed:
-    """A key that waits for the stewards' signatures. path: the proposal. command: what a steward types next."""
+def propose(config: Config, keyid: str, entry: dict[str, Any]) -> Draft:
+    """Put a passkey into the draft of the next trust.json: it counts for nothing before the stewards have signed.
 
-    keyid: str
-    person: str
-    command: str
-
-
-def propose(config: Config, trust: Trust, keyid: str, entry: dict[str, Any]) -> Proposed:
-    """Leave a passkey's entry for `silo trust`: it counts for nothing before the stewards have signed."""
-    path = config.folder / "proposals" / f"passkey-{keyid[:16]}.json"
-    write_json(path, {keyid: entry})
-    return Proposed(keyid, str(entry["person"]), f"silo trust propose {shlex.quote(str(config.folder))} --add {shlex.quote(str(path))}")
+    Raises: UsageError.
+    """
+    return trust_changes.propose(config, add={keyid: entry})

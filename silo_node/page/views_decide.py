@@ -7,7 +7,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from protocol.approval import parse_statement
-from silo_node import approvals, documents, passkeys as keys
+from silo_node import approvals, trust_changes
+from silo_node import passkeys as keys
 from silo_node import status as reports
 from silo_node.errors import PortalError, PortalRefused, UsageError
 from silo_node.page import reading, trusting
@@ -41,7 +42,7 @@ def _study(asked: Ask, error: str, form: dict[str, str], status: int = 200) -> A
             "proposal": seen.proposal,
             "content": seen.proposal.content,
             "problem": seen.problem,
-            "changes": trusting.changes(asked.config, name, seen.proposal),
+            "changed": trusting.changed(asked.config, seen.proposal),
             "said": said,
             "in_force": trusting.standing(asked.config, name, seen.proposal),
             "trust": trust,
@@ -128,11 +129,18 @@ def passkeys(asked: Ask) -> Answer:
     return _passkeys(asked, "")
 
 
-def _passkeys(asked: Ask, error: str, status: int = 200, proposed: Any = None) -> Answer:
+def _passkeys(asked: Ask, error: str, status: int = 200, proposed: str | None = None) -> Answer:
     config, user = asked.config, asked.user
     trust = reading.trust(config)
-    values: dict[str, Any] = {"trust": trust, "error": error, "proposed": proposed, "options": None, "question": "",
-                              "now": datetime.now(UTC)}  # fmt: skip
+    values: dict[str, Any] = {
+        "trust": trust,
+        "draft": trust_changes.read_draft(config) if trust is not None else None,
+        "error": error,
+        "proposed": proposed,
+        "options": None,
+        "question": "",
+        "now": datetime.now(UTC),
+    }
     if trust is not None and proposed is None:
         page = keys.Page(config.settings.page.origin)
         try:
@@ -147,13 +155,13 @@ def _passkeys(asked: Ask, error: str, status: int = 200, proposed: Any = None) -
 def register(asked: Ask) -> Answer:
     """The browser's new passkey: a proposal for the next trust.json. It counts for nothing until the stewards sign it."""
     held = QUESTIONS.take("passkey", asked.form.get("question", ""), asked.user.name)
-    trust = documents.load_trust(asked.config)
     page = keys.Page(asked.config.settings.page.origin)
     try:
         keyid, entry = keys.register(page, held["state"], _response(asked))
+        trusting.propose(asked.config, keyid, entry)
     except UsageError as error:
         return _passkeys(asked, error.sentence, 400)
-    return _passkeys(asked, "", proposed=trusting.propose(asked.config, trust, keyid, entry))
+    return _passkeys(asked, "", proposed=keyid)
 
 
 def _response(asked: Ask) -> dict[str, Any]:

@@ -44,8 +44,10 @@ CHECKS: Final = {
     "fail": Is("wrong", "bad", "cross"),
     "skipped": Is("not checked", "wait", "minus"),
 }
-DOES: Final = {"approve": "Approve", "reject": "Reject", "revoke": "Take back the approval of"}
+DOES: Final = {"approve": "Approve", "reject": "Reject", "revoke": "Take back the approval"}
 """What a button does that signs."""
+ASKS: Final = {"approve": "Approve", "reject": "Reject", "revoke": "Take back the approval of"}
+"""The same before a study's name."""
 PROBLEM: Final = Is("wrong", "bad", "alert")
 PREVIEW: Final = Is("not signed", "wait", "minus")
 STANDS: Final = Is("approved and in force", "good", "check")

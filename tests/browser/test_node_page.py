@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.approval import TRUST_TYPE
-from protocol.canonical import decode, encode
-from protocol.signing import sign_envelope
-from silo_node import approvals, documents
-from silo_node.files import read_json, write_json
+from silo_node import documents
 from tests.browser import node_page
 from tests.browser.browsing import EXECUTABLE, accessibility_faults, chromium, new_page, sideways
 from tests.silo_node.conftest import PASSPHRASE, SiloUnderTest, portal, silo  # noqa: F401
@@ -108,7 +104,7 @@ def test_a_steward_registers_a_passkey_and_decides_with_it(browser: Any, base: s
     shown = page.locator("main").inner_text()
     assert silo.portal.manifest_digest in shown and "the ethics board asked us to wait" in shown
     assert [each["decision"] for each in silo.status()["approvals"]] == ["approve"]
-    page.get_by_role("button", name="Take back the approval of with my passkey").click()
+    page.get_by_role("button", name="Take back the approval with my passkey").click()
     page.get_by_role("heading", name="Signed: taken back").wait_for()
     assert sorted(each["decision"] for each in silo.status()["approvals"]) == ["approve", "revoke"]
     assert "APPROVAL" not in page.locator("main").inner_text()
@@ -147,13 +143,9 @@ def test_without_the_persons_verification_nothing_is_signed(browser: Any, base: 
 
 
 def signed_in_trust(silo: SiloUnderTest) -> None:  # noqa: F811
-    """The steward signs the proposed passkey into the next trust.json, as `silo trust` does."""
-    config = silo.config
-    [path] = (config.folder / "proposals").glob("*.json")
-    before = documents.load_trust(config)
-    document = decode(documents.read_envelope(config.trust).payload)
-    document["version"] += 1
-    document["keys"] |= read_json(path)
-    key = approvals.load_steward(config, before, PASSPHRASE)
-    write_json(config.trust, sign_envelope(TRUST_TYPE, encode(document), key).as_dict())
-    assert documents.load_trust(config).version == before.version + 1
+    """The steward signs the draft with the new passkey and puts it in force, in a terminal."""
+    passphrase = silo.folder / "passphrase"
+    passphrase.write_bytes(PASSPHRASE)
+    for arguments in (("sign", str(silo.folder), "--passphrase-file", str(passphrase), "--yes"), ("apply", str(silo.folder))):
+        done = silo.command("trust", *arguments)
+        assert done.returncode == 0, done.stderr
