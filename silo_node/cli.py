@@ -23,6 +23,7 @@ from silo_node import (
     commands_evidence,
     commands_health,
     commands_key,
+    commands_page,
     commands_resume,
     commands_scan,
     commands_trust,
@@ -58,6 +59,7 @@ commands_health.add_to(app)
 commands_consent.add_to(app)
 commands_trust.add_to(app)
 commands_doctor.add_to(app)
+commands_page.add_to(app)
 
 
 @app.callback()

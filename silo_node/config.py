@@ -12,6 +12,7 @@
 | [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
 | [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
+| [page] host, port, name, off, tls_cert, tls_key | SILO_PAGE_PORT, SILO_PAGE_OFF | the node's own page, see `Page` |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
 """
@@ -22,6 +23,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -43,6 +45,8 @@ _ENVIRONMENT = {
     "SILO_CA_BUNDLE": ("ca_bundle",),
     "SILO_KEEP_COPIES": ("keep_copies",),
     "SILO_BROKER_URL": ("broker", "url"),
+    "SILO_PAGE_OFF": ("page", "off"),
+    "SILO_PAGE_PORT": ("page", "port"),
     "SILO_TRAINING_THREADS": ("training", "threads"),
     "SILO_TRAINING_ALLOW_CONSTANT": ("training", "allow_constant"),
 }
@@ -114,6 +118,49 @@ class Limits(_Strict):
     """Copies of what left (`keep_copies`), in MB."""
     logs_mb: Annotated[int, Field(ge=1)] = MOST_MB
     """Each log with its old pieces, in MB."""
+
+
+class Page(_Strict):
+    """The node's own page. It answers on this machine only, unless it has a certificate and an internal name.
+
+    name: the name in the browser's address bar, such as silo.hospital.internal; passkeys are bound to it.
+    tls_cert, tls_key: PEM files, absolute or relative to the silo's folder.
+    """
+
+    off: bool = False
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]{0,253}$")] = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    @model_validator(mode="after")
+    def _never_open_by_accident(self) -> Page:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key: both, or none")
+        try:
+            local = ip_address(self.host).is_loopback
+        except ValueError:
+            raise ValueError("host: must be an address such as 127.0.0.1 or 10.0.0.5, not a name") from None
+        if self.name and not self.tls_cert:
+            raise ValueError("name: needs tls_cert and tls_key, because browsers allow passkeys on https pages only")
+        if not local and not (self.tls_cert and self.name):
+            raise ValueError(
+                "host: other machines would reach the page: set tls_cert, tls_key and name (the internal name), or keep "
+                "127.0.0.1"
+            )
+        return self
+
+    @property
+    def host_name(self) -> str:
+        """What a browser calls this page; also the passkeys' relying party."""
+        return self.name or "localhost"
+
+    @property
+    def origin(self) -> str:
+        """As a browser writes it: `http://localhost:8765`."""
+        scheme, usual = ("https", 443) if self.tls_cert else ("http", 80)
+        return f"{scheme}://{self.host_name}" + ("" if self.port == usual else f":{self.port}")
 
 
 class Consent(_Strict):
@@ -192,6 +239,7 @@ class Settings(_Strict):
     hours: Hours = Hours()
     consent: Consent = Consent()
     limits: Limits = Limits()
+    page: Page = Page()
 
     @field_validator("name")
     @classmethod
@@ -407,11 +455,11 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 def _typed(variable: str, leaf: str, text: str) -> Any:
-    if leaf == "threads":
+    if leaf in ("threads", "port"):
         if not text.isdecimal():
             raise UsageError(f"{variable}={text}: must be a whole number")
         return int(text)
-    if leaf in ("allow_constant", "keep_copies"):
+    if leaf in ("allow_constant", "keep_copies", "off"):
         if text.lower() not in ("true", "false", "1", "0"):
             raise UsageError(f"{variable}={text}: must be true or false")
         return text.lower() in ("true", "1")

@@ -1,4 +1,4 @@
-"""The processes of `silo run`: broker, control worker, training worker. Started from the main thread, restarted when they die."""
+"""The processes of `silo run`: broker, control worker, training worker, page. Started from the main thread, restarted when they die."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ EARLY_SECONDS: Final = 10.0
 """A child that dies sooner than this after its start is started again after a pause that doubles."""
 LONGEST_PAUSE: Final = 60.0
 CONTROL_LATER: Final = 15.0
+PAGE_LATER: Final = 1.0
 
 
 class Supervisor:
@@ -43,6 +44,8 @@ class Supervisor:
         self._start_worker("training")
         # The control worker has nothing to do in the first seconds, in which the portal may already be waiting for us.
         self._start_later("control", CONTROL_LATER)
+        if not self._config.settings.page.off:
+            self._start_later("page", PAGE_LATER)
 
     def _start_later(self, name: str, seconds: float) -> None:
         timer = threading.Timer(seconds, self._events.put, [("restart", name)])
@@ -76,6 +79,9 @@ class Supervisor:
         """Start a child again; with the broker also the workers, whose connections and tasks went with it."""
         if name in self._children:
             return
+        if name == "page":
+            self._start_page()
+            return
         if name != "broker":
             self._start_worker(name)
             return
@@ -91,7 +97,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all children; workers first, so that they find their broker while they end."""
-        stop_all([self._children[name] for name in WORKERS if name in self._children], 3.0)
+        stop_all([self._children[name] for name in (*WORKERS, "page") if name in self._children], 3.0)
         if "broker" in self._children:
             stop_all([self._children["broker"]], 3.0)
         self._children.clear()
@@ -117,6 +123,14 @@ class Supervisor:
             death_signal=signal.SIGKILL,
             stop_signal=signal.SIGQUIT,
             on_exit=self._exited(name),
+        )
+
+    def _start_page(self) -> None:
+        self._children["page"] = Child(
+            "page",
+            python("silo_node.page.serve", str(self._config.folder)),
+            log=self._config.folder / "page.log",
+            on_exit=self._exited("page"),
         )
 
     def _exited(self, name: str) -> Callable[[Child], None]:

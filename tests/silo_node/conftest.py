@@ -98,7 +98,12 @@ class SiloUnderTest:
         """`silo run` in the background."""
         log = (self.folder / "run.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "silo_node.cli", "run", str(self.folder)], cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, "-m", "silo_node.cli", "run", str(self.folder)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            # Its page has tests of its own, and silos of other tests would use the same port.
+            env={"SILO_PAGE_OFF": "true", **os.environ},
         )
         log.close()
         self.processes.append(process)
