@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_node import __version__, commands_decide, commands_resume, commands_scan
+from silo_node import __version__, commands_decide, commands_fetch, commands_resume, commands_scan
 from silo_node.errors import UsageError
 from silo_node.files import write_bytes
 from silo_node.terminal import (
@@ -37,6 +37,7 @@ app = typer.Typer(
 commands_decide.add_to(app)
 commands_resume.add_to(app)
 commands_scan.add_to(app)
+commands_fetch.add_to(app)
 
 
 @app.command()

@@ -24,6 +24,8 @@ def scan(config: Config) -> ScanReport:
     """
     from silo_node.imaging import index, labels
     from silo_node.imaging.errors import TableError
+    from silo_node.pacs import watch
+    from silo_node.pacs.inbox import Patients
 
     registry = opt_out_registry.load(config, datetime.now(UTC))
     try:
@@ -37,7 +39,11 @@ def scan(config: Config) -> ScanReport:
             ) from None
         # A scan helps to find out what is wrong with the labels; the gate refuses rounds until they are right.
         known = None
-    return index.scan(config.data, config.index_db, labels=known, opt_out=registry)
+    seen = watch.look(config)
+    inbox = Patients(config.inbox, config.pacs_db)
+    report = index.scan(config.data, config.index_db, labels=known, opt_out=registry, inbox=inbox)
+    watch.scanned(config, seen)
+    return report
 
 
 def labels_problem(config: Config) -> SiloError | None:
@@ -53,8 +59,8 @@ def labels_problem(config: Config) -> SiloError | None:
 
 
 def is_due(config: Config) -> bool:
-    """Whether the folder is there and its index is missing or older than the setting."""
-    if not config.data.is_dir() or not any(config.data.iterdir()):
+    """Whether the folder, or the inbox, is there and its index is missing or older than the setting."""
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in (config.data, config.inbox)):
         return False
     if not config.index_db.exists():
         return True
@@ -64,20 +70,22 @@ def is_due(config: Config) -> bool:
 def erase_wanted(config: Config) -> bool:
     """Whether the opt-out list has changed since cached pictures were last deleted for it."""
     kept = config.folder / "consent" / "opt_out.csv"
-    if not kept.exists() or not config.cache.is_dir():
+    if not kept.exists() or not (config.cache.is_dir() or config.inbox.is_dir()):
         return False
     erased = read_json(_erased(config))
     return erased is None or erased["list"] != _digest(config)
 
 
 def erase_opted_out(config: Config) -> int:
-    """Delete the cached pictures of everybody on the opt-out list; how many there were."""
+    """Delete the cached pictures, and what came from the PACS, of everybody on the opt-out list; how many there were."""
     from silo_node.imaging import cache
+    from silo_node.pacs import inbox
 
     registry = opt_out_registry.load(config, datetime.now(UTC))
     if registry is None:
         return 0
     count = cache.forget(config.cache, registry.patients)
+    count += inbox.forget(config.inbox, config.pacs_db, registry.patients)
     write_json(_erased(config), {"list": registry.digest})
     return count
 

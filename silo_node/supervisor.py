@@ -16,6 +16,8 @@ from silo_node.config import Config
 from silo_node.processes import Child, python, stop_all
 
 WORKERS: Final = ("training", "control")
+RECEIVER: Final = "receiver"
+"""Takes images from the PACS, where the settings say so; needs no broker."""
 EARLY_SECONDS: Final = 10.0
 """A child that dies sooner than this after its start is started again after a pause that doubles."""
 LONGEST_PAUSE: Final = 60.0
@@ -42,6 +44,8 @@ class Supervisor:
         self._start_worker("training")
         # The control worker has nothing to do in the first seconds, in which the portal may already be waiting for us.
         self._start_later("control", CONTROL_LATER)
+        if self._config.settings.receiver is not None:
+            self._start_worker(RECEIVER)
 
     def _start_later(self, name: str, seconds: float) -> None:
         timer = threading.Timer(seconds, self._events.put, [("restart", name)])
@@ -87,7 +91,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all children; workers first, so that they find their broker while they end."""
-        stop_all([self._children[name] for name in WORKERS if name in self._children], 3.0)
+        stop_all([self._children[name] for name in (*WORKERS, RECEIVER) if name in self._children], 3.0)
         if "broker" in self._children:
             stop_all([self._children["broker"]], 3.0)
         self._children.clear()
@@ -98,7 +102,9 @@ class Supervisor:
     def _start_worker(self, name: str) -> None:
         self._children[name] = Child(
             name,
-            python("silo_node.worker", name, str(self._config.folder)),
+            python("silo_node.pacs.receiver", str(self._config.folder))
+            if name == RECEIVER
+            else python("silo_node.worker", name, str(self._config.folder)),
             log=self._config.folder / f"worker-{name}.log",
             environment={"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self._config.settings.training.threads)},
             # Nothing that a worker holds is lost: a cold stop, and no waiting for a training that nobody wants any more.

@@ -35,11 +35,12 @@ from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, sta
 from silo_node.many_runner import ManyRunner
 from silo_node.model_store import ModelStore
 from silo_node.node import FolderLock, Node
+from silo_node.pacs.watch import Watch
 from silo_node.reasons import reason
 from silo_node.refusals import context_of, send_refusal
 from silo_node.round_runner import RoundRunner
 from silo_node.runs import Run, open_runs
-from silo_node.supervisor import Supervisor
+from silo_node.supervisor import RECEIVER, Supervisor
 
 STEPS: Final = (
     *("roster", "neighbours", "bundles", "ready", "list", "sketch", "second"),
@@ -75,6 +76,7 @@ class Sync:
             "problem": self._problem,
             "exit": self._supervisor.died,
             "restart": self._restart,
+            "task": self._supervisor.send,
             "train": self._train_again,
             "again": lambda _: self._ask_again(),
         }
@@ -90,6 +92,7 @@ class Sync:
                 ("results", results.run),
                 ("heart", self._heart.run),
                 ("keeper", self._keeper.run),
+                ("watch", Watch(self.node, self._events).run),
             ):
                 start(name, target)
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
@@ -273,7 +276,7 @@ class Sync:
             self._problem(error)
             self._supervisor.died(name)
             return
-        if name != "control":
+        if name not in ("control", RECEIVER):
             for runner in list(self._runners.values()):
                 self._train_again(runner.id)
 
