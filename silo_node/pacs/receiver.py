@@ -18,6 +18,7 @@ Source: DICOM PS3.4, annex B.2.3 (status codes); PS3.8 (associations).
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 import signal
 import socket
@@ -30,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydicom.uid import AllTransferSyntaxes, PrivateTransferSyntaxes
+from pydicom.uid import AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian, PrivateTransferSyntaxes
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import _STORAGE_CLASSES, Verification  # type: ignore[attr-defined]
@@ -52,11 +53,17 @@ LIST_SECONDS: Final = 60.0
 """Age at which the opt-out list is read again."""
 MEMORY: Final = 2**30
 """Address space of the process, above four times `max_mb`: a peer's lengths are not believed beyond it."""
+_REQUEST: Final = 10.0
 _SILENT: Final = 30.0
+"""Seconds: from a connection to its request; of silence in an association."""
+
+# Its log lines quote what peers send.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
 class Server:
-    """Listens until `stop`. Raises: UsageError (port taken, unknown host)."""
+    """Listens, in threads of its own, until `stop`. Raises: UsageError (port taken, unknown host)."""
 
     def __init__(self, config: Config) -> None:
         settings = config.settings.receiver
@@ -71,22 +78,15 @@ class Server:
         self._list: tuple[float, OptOut | None] | None = None
         self._sizes: dict[int, int] = {}
         self._server = self._listen()
-        self._thread = threading.Thread(target=self._server.serve_forever, name="receiver", daemon=True)
+        self._write()
 
     @property
     def port(self) -> int:
         """Where it listens."""
         return int(self._server.socket.getsockname()[1])
 
-    def start(self) -> None:
-        """Listen, in threads of its own."""
-        self._thread.start()
-        self._write()
-
     def stop(self) -> None:
         """Take nothing more; open associations are aborted."""
-        self._server.shutdown()
-        self._server.server_close()
         self._server.ae.shutdown()
         self._write(state="stopped")
         self._book.close()
@@ -95,20 +95,16 @@ class Server:
         ae = AE(ae_title=self._settings.ae_title)
         ae.require_called_aet = True
         ae.maximum_associations = self._settings.max_associations
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _SILENT
-        syntaxes = [each for each in AllTransferSyntaxes if each not in PrivateTransferSyntaxes]
+        ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = _REQUEST, _SILENT, _SILENT
+        # pynetdicom takes the first of ours that a context offers: of a peer that would convert, the plainest.
+        plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+        syntaxes = plain + [each for each in AllTransferSyntaxes if each not in {*plain, *PrivateTransferSyntaxes}]
         contexts = [build_context(each, syntaxes) for each in _image_classes()]
         contexts.append(build_context(Verification))
-        hosts = {host for _, host in self._peers}
-
-        class OnlyPeers(ThreadedAssociationServer):
-            def verify_request(self, request: socket.socket, address: tuple[Any, ...]) -> bool:
-                request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return address[0].removeprefix("::ffff:") in hosts
-
         try:
-            return ae.make_server(
+            server = ae.start_server(
                 (self._settings.host, self._settings.port),
+                block=False,
                 contexts=contexts,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._requested),
@@ -117,7 +113,6 @@ class Server:
                     (evt.EVT_CONN_CLOSE, self._closed),
                     (evt.EVT_C_STORE, self._store),
                 ],
-                server_class=OnlyPeers,  # type: ignore[arg-type]
             )
         except OSError as error:
             raise UsageError(
@@ -125,31 +120,44 @@ class Server:
                 "is another program there, or does the address belong to another machine?",
                 "RECEIVER_PORT",
             ) from None
+        # socketserver asks this before a connection gets a thread.
+        server.verify_request = self._known_host  # type: ignore[method-assign]
+        return server
+
+    def _known_host(self, request: socket.socket, address: tuple[Any, ...]) -> bool:
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _plain(address[0]) in {host for _, host in self._peers}
 
     # --- events; each in the thread of its association ---------------------------------------------------------------
 
     def _requested(self, event: Any) -> None:
         """Title and host belong together: a known host may not use another peer's title."""
         primitive = event.assoc.requestor.primitive
-        caller = (str(primitive.calling_ae_title).strip(), event.assoc.requestor.address.removeprefix("::ffff:"))
+        caller = (str(primitive.calling_ae_title).strip(), _plain(event.assoc.requestor.address))
         if caller not in self._peers:
             self._count("rejected")
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling title not recognised
+            event.assoc.kill()  # waits until that is sent
 
     def _arriving(self, event: Any) -> None:
         """Counts a message's bytes while it arrives: pynetdicom hands it over only when it is whole."""
         if event.pdu.pdu_type != 0x04:
             return
-        key = id(event.assoc)
-        self._sizes[key] = self._sizes.get(key, 0) + event.pdu.pdu_length
-        if self._sizes[key] > self._settings.max_mb * MB:
+        key, most = id(event.assoc), self._settings.max_mb * MB
+        before = self._sizes.get(key, 0)
+        self._sizes[key] = before + event.pdu.pdu_length
+        if before <= most < self._sizes[key]:
             self._count("INSTANCE_TOO_BIG")
             event.assoc.abort()
 
     def _arrived(self, event: Any) -> None:
         self._sizes.pop(id(event.assoc), None)
 
-    _closed = _arrived
+    def _closed(self, event: Any) -> None:
+        self._arrived(event)
+        if event.assoc.requestor.primitive is None:
+            # pynetdicom would wait for a request on the closed connection, as one of the few associations allowed.
+            event.assoc.dul.to_user_queue.put(None)
 
     def _store(self, event: Any) -> int:
         """One instance. Returns the DICOM status."""
@@ -198,6 +206,11 @@ class Server:
             write_json(self._config.folder / "receiver.json", value, sync=False)
 
 
+def _plain(address: str) -> str:
+    """An IPv4 address that came through an IPv6 socket, as such."""
+    return address.removeprefix("::ffff:")
+
+
 def _addresses(settings: Receiver) -> frozenset[tuple[str, str]]:
     """(AE title, IP address) of each peer, names looked up once."""
     found = set()
@@ -221,8 +234,6 @@ def main(folder: str) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: stop.set())
-    # Its log lines quote what peers send.
-    _config.LOG_HANDLER_LEVEL = "none"
     try:
         server = Server(config)
     except SiloError as error:
@@ -234,7 +245,6 @@ def main(folder: str) -> int:
     assert settings is not None
     most = MEMORY + 4 * settings.max_mb * MB
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    server.start()
     logs.get().info("receiver.listening", port=server.port)
     stop.wait()
     server.stop()

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -73,12 +74,16 @@ class Orthanc:
         self._process.kill()
         self._process.wait(20)
 
-    def store(self, files: list[Path]) -> None:
-        with requests.Session() as session:
-            session.auth = (self.user, self.password)
-            for file in files:
-                answer = session.post(f"http://127.0.0.1:{self.port}/instances", file.read_bytes(), timeout=30)
-                assert answer.status_code == 200, answer.text
+    def store(self, files: list[Path]) -> list[str]:
+        """Orthanc's own ids of what it stored."""
+        return [self.ask("POST", "/instances", file.read_bytes())["ID"] for file in files]
+
+    def ask(self, method: str, path: str, body: bytes) -> Any:
+        answer = requests.request(
+            method, f"http://127.0.0.1:{self.port}{path}", data=body, auth=(self.user, self.password), timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json() if answer.content else None
 
 
 @pytest.fixture
@@ -118,6 +123,21 @@ class Hospital:
     def opts_out(self, *patients: str) -> None:
         lines = [f"{patient},2024-01-01" for patient in patients]
         (self.folder / "opt_out.csv").write_text("\n".join(["PatientID,date", *lines]) + "\n")
+
+    def receives(
+        self,
+        more: str = "",
+        *,
+        port: int | None = None,
+        peers: Mapping[str, str] = MappingProxyType({"HOSPITAL-PACS": "127.0.0.1"}),
+        free_mb: int = 0,
+    ) -> Config:
+        """A receiver for these peers (AE title -> host)."""
+        lines = ", ".join(f'{{ ae_title = "{title}", host = "{host}" }}' for title, host in peers.items())
+        return self.config(
+            f'[receiver]\nport = {port or free_port()}\nae_title = "SILO"\nfree_mb = {free_mb}\n'
+            f"peers = [{lines}]\n{more}\n"
+        )
 
     def inbox(self) -> list[Path]:
         return sorted((self.folder / "inbox").glob("??/*.dcm"))
