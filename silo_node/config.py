@@ -84,6 +84,8 @@ class Limits(_Strict):
     """Between two heartbeats in a round; the portal gives a silo up after 10."""
     scan_minutes: Annotated[int, Field(ge=1, le=10080)] = 60
     """Age at which the DICOM folder is read again."""
+    watch_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    """Between two looks for new files in the DICOM folder and the inbox, and for the time of a fetch from the PACS."""
     opt_out_hours: Annotated[int, Field(ge=1, le=24)] = 24
     """Age of the last good reading of the opt-out list at which rounds are refused; never above 24."""
     free_mb: Annotated[int, Field(ge=0)] = 200

@@ -192,16 +192,17 @@ def _end(settings: DicomWeb, book: Book, report: Report, error: SiloError | None
 
 
 def _in_data_folder(config: Config) -> frozenset[str]:
-    """SOP instances that the index knows, inbox or not; those with a problem too: the PACS would give the same."""
-    if not config.index_db.exists():
-        return frozenset()
+    """SOP instances that the data folder holds; those with a problem too: the PACS would give the same."""
     from silo_node.imaging import index
+    from silo_node.imaging.errors import ScanError
 
-    return frozenset(
-        file.sop
-        for file in index.files(config.index_db)
-        if file.sop is not None and not file.path.is_relative_to(config.inbox)
-    )
+    try:
+        files = index.files(config.index_db)
+    except ScanError as error:
+        if error.code != "INDEX_MISSING":
+            raise
+        return frozenset()
+    return frozenset(file.sop for file in files if file.sop is not None and not file.path.is_relative_to(config.inbox))
 
 
 @contextmanager

@@ -23,8 +23,6 @@ from silo_node.errors import SiloError
 from silo_node.files import read_json, write_json
 from silo_node.node import Node
 
-EVERY: Final = 60.0
-"""Seconds between two looks."""
 HOT_SECONDS: Final = 600.0
 AGAIN_SECONDS: Final = 600.0
 """After which a task is asked for again whose work is not seen: it may have been lost with its broker."""
@@ -72,15 +70,14 @@ def changed(config: Config) -> str | None:
 class Watch:
     """A thread of `silo run`: puts `("task", "scan")` and `("task", "fetch")` into the main thread's queue when due."""
 
-    def __init__(self, node: Node, events: queue.SimpleQueue[tuple[str, Any]], every: float = EVERY) -> None:
+    def __init__(self, node: Node, events: queue.SimpleQueue[tuple[str, Any]]) -> None:
         self._node = node
         self._events = events
-        self._every = every
         self._asked: dict[str, tuple[str, float]] = {}
 
     def run(self) -> None:
         """Until the silo stops."""
-        while not self._node.stop.wait(self._every):
+        while not self._node.stop.wait(self._node.config.settings.limits.watch_seconds):
             try:
                 self.turn()
             except (SiloError, OSError) as error:
