@@ -21,6 +21,7 @@ from silo_node import (
     commands_decide,
     commands_doctor,
     commands_evidence,
+    commands_fetch,
     commands_health,
     commands_key,
     commands_page,
@@ -60,6 +61,7 @@ commands_consent.add_to(app)
 commands_trust.add_to(app)
 commands_doctor.add_to(app)
 commands_page.add_to(app)
+commands_fetch.add_to(app)
 
 
 @app.callback()

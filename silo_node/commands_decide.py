@@ -10,7 +10,17 @@ from rich.table import Table
 
 from protocol.plain_text import visible
 from silo_node.errors import PortalError, PortalRefused, Refused, UsageError
-from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, folder_and, node_of, out, passphrase, print_json
+from silo_node.terminal import (
+    AsJson,
+    Folder,
+    PassphraseFile,
+    errors_shown,
+    folder_and,
+    node_of,
+    out,
+    passphrase,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from protocol.manifest_changes import Changes

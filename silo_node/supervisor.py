@@ -1,4 +1,4 @@
-"""The processes of `silo run`: broker, control worker, training worker, page. Started from the main thread, restarted when they die."""
+"""The processes of `silo run`: broker, workers, receiver, page. Started from the main thread, restarted when they die."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from silo_node.config import Config
 from silo_node.processes import Child, python, stop_all
 
 WORKERS: Final = ("training", "control")
+RECEIVER: Final = "receiver"
+"""Takes images from the PACS, where the settings say so; needs no broker."""
 EARLY_SECONDS: Final = 10.0
 """A child that dies sooner than this after its start is started again after a pause that doubles."""
 LONGEST_PAUSE: Final = 60.0
@@ -46,6 +48,8 @@ class Supervisor:
         self._start_later("control", CONTROL_LATER)
         if not self._config.settings.page.off:
             self._start_later("page", PAGE_LATER)
+        if self._config.settings.receiver is not None:
+            self._start_worker(RECEIVER)
 
     def _start_later(self, name: str, seconds: float) -> None:
         timer = threading.Timer(seconds, self._events.put, [("restart", name)])
@@ -97,7 +101,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all children; workers first, so that they find their broker while they end."""
-        stop_all([self._children[name] for name in (*WORKERS, "page") if name in self._children], 3.0)
+        stop_all([self._children[name] for name in (*WORKERS, RECEIVER, "page") if name in self._children], 3.0)
         if "broker" in self._children:
             stop_all([self._children["broker"]], 3.0)
         self._children.clear()
@@ -109,7 +113,9 @@ class Supervisor:
         training = self._config.settings.training
         self._children[name] = Child(
             name,
-            python("silo_node.worker", name, str(self._config.folder)),
+            python("silo_node.pacs.receiver", str(self._config.folder))
+            if name == RECEIVER
+            else python("silo_node.worker", name, str(self._config.folder)),
             log=self._config.folder / f"worker-{name}.log",
             log_mb=self._config.settings.limits.logs_mb,
             environment={

@@ -37,11 +37,12 @@ from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, Tic
 from silo_node.many_runner import ManyRunner
 from silo_node.model_store import ModelStore
 from silo_node.node import FolderLock, Node
+from silo_node.pacs.watch import Watch as FolderWatch
 from silo_node.reasons import reason
 from silo_node.refusals import context_of, send_refusal
 from silo_node.round_runner import RoundRunner
 from silo_node.runs import Run, open_runs
-from silo_node.supervisor import Supervisor
+from silo_node.supervisor import RECEIVER, Supervisor
 from silo_node.watching import Watch
 
 STEPS: Final = (
@@ -81,6 +82,7 @@ class Sync:
             "problem": self._problem,
             "exit": self._supervisor.died,
             "restart": self._restart,
+            "task": self._supervisor.send,
             "train": self._train_again,
             "again": lambda _: self._ask_again(),
             "hour": lambda _: self._hour(),
@@ -107,6 +109,7 @@ class Sync:
                 ("keeper", self._keeper.run),
                 ("hour", Ticker(self.node, self._events, "hour", HOUR).run),
                 ("turn", Ticker(self.node, self._events, "turn", health.EVERY).run),
+                ("folder", FolderWatch(self.node, self._events).run),
             ):
                 start(name, target, self._events)
             due = systemd.watchdog_seconds()
@@ -338,7 +341,7 @@ class Sync:
             self._problem(error, about=status.HERE)
             self._supervisor.died(name)
             return
-        if name != "control":
+        if name not in ("control", RECEIVER):
             for runner in list(self._runners.values()):
                 self._train_again(runner.id)
 

@@ -3,7 +3,7 @@
 | queue    | pool              | tasks                                                                    |
 |----------|-------------------|--------------------------------------------------------------------------|
 | training | one child process | `train` (also builds the first model's table), `preload`, `tidy` the disk |
-| control  | threads           | `scan` the DICOM folder, `erase` the cached pictures of who has opted out |
+| control  | threads           | `scan` the DICOM folder, `fetch` from the PACS, `erase` the pictures of who has opted out |
 
 Nothing heavy is imported before a task needs it: a child that only ever adds a constant never loads torch.
 """
@@ -70,6 +70,10 @@ def make_app(config: Config) -> Celery:
     @app.task(name="silo.tidy", queue="training")
     def tidy_task() -> None:
         tidy(config)
+
+    @app.task(name="silo.fetch", queue="control")
+    def fetch_task() -> None:
+        fetch(config)
 
     return app
 
@@ -211,6 +215,22 @@ def tidy(config: Config) -> None:
     gone = disk.tidy(config)
     if any(gone.values()):
         logs.get().info("disk.tidied", **gone)
+
+
+def fetch(config: Config) -> None:
+    """Get what the PACS has and this silo has not, and scan it."""
+    from silo_node.pacs import fetch as fetching
+
+    try:
+        report, error = fetching.fetch(config)
+    except SiloError as found:
+        logs.get().error("fetch.failed", code=found.code, sentence=found.sentence)
+        return
+    if error is not None:
+        logs.get().warning("fetch.stopped", code=error.code, sentence=report.sentence)
+    logs.get().info("fetch.ended", got=report.got, missing=report.missing, refused=report.refused)
+    if report.got:
+        scan(config)
 
 
 def erase(config: Config) -> None:

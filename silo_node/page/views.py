@@ -32,7 +32,9 @@ def images(asked: Ask) -> Answer:
     """The index in numbers; files by name only for hospital IT."""
     code, page = asked.query.get("problem", "")[:64], page_of(asked.query)
     found = reading.images(asked.config, code=code, page=page, name_files=asked.user.role == "it")
-    return Shown("images.html", {"images": found, "code": code, "page": page, "pages": pages(found.found if found else 0)})
+    return Shown(
+        "images.html", {"images": found, "code": code, "page": page, "pages": pages(found.found if found else 0)}
+    )
 
 
 def policy(asked: Ask) -> Answer:
@@ -118,7 +120,9 @@ def _said(asked: Ask, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
         kept = reading.kept_manifest(asked.config, name)
         if kept is not None:
-            found.append({"study": name, "title": kept[2].title, "match": match(facts, study_facts(kept[2]), load_closure())})
+            found.append(
+                {"study": name, "title": kept[2].title, "match": match(facts, study_facts(kept[2]), load_closure())}
+            )
     return found
 
 
@@ -143,7 +147,9 @@ def sent(asked: Ask) -> Answer:
 
 def sent_file(asked: Ask) -> Answer:
     """The same as CSV."""
-    return File(f"{asked.config.name}-sent.csv", "text/csv; charset=utf-8", log.as_csv(asked.config, log.Filter.of(asked.query)))
+    return File(
+        f"{asked.config.name}-sent.csv", "text/csv; charset=utf-8", log.as_csv(asked.config, log.Filter.of(asked.query))
+    )
 
 
 def check(asked: Ask) -> Answer:

@@ -146,6 +146,9 @@ def signed_in_trust(silo: SiloUnderTest) -> None:  # noqa: F811
     """The steward signs the draft with the new passkey and puts it in force, in a terminal."""
     passphrase = silo.folder / "passphrase"
     passphrase.write_bytes(PASSPHRASE)
-    for arguments in (("sign", str(silo.folder), "--passphrase-file", str(passphrase), "--yes"), ("apply", str(silo.folder))):
+    for arguments in (
+        ("sign", str(silo.folder), "--passphrase-file", str(passphrase), "--yes"),
+        ("apply", str(silo.folder)),
+    ):
         done = silo.command("trust", *arguments)
         assert done.returncode == 0, done.stderr
