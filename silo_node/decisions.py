@@ -6,7 +6,7 @@ And what ends soon: an approval, the policy, a steward's key.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from protocol.approval import ON_PORTAL_PAGE, ApprovalError, Statement, Trust, open_statement
 from protocol.canonical import decode, digest
@@ -15,10 +15,12 @@ from protocol.manifest import ManifestError, parse_manifest
 from protocol.manifest_changes import Changes, changes
 from protocol.trust import STEWARD
 from silo_node import documents
-from silo_node.approvals import Proposal
 from silo_node.config import Config
 from silo_node.errors import Refused
-from silo_node.node import Node
+
+if TYPE_CHECKING:
+    from silo_node.approvals import Proposal
+    from silo_node.node import Node
 
 REMIND: Final = timedelta(days=14)
 """How long before something is over `silo status` says so."""
