@@ -27,9 +27,10 @@ REMIND: Final = timedelta(days=14)
 
 
 def last_decision(config: Config, proposal: Proposal) -> Statement | None:
-    """This hospital's newest decision on another version of the study, None without one."""
-    others = [each for each in documents.statements(config, proposal.study) if each.manifest != proposal.manifest]
-    return max(others, key=lambda each: each.time, default=None)
+    """This hospital's newest decision on another version of the study, by a steward of today; None without one."""
+    held = _verified(config, proposal.study, documents.load_trust(config))
+    others = [each for each in held if each.manifest != proposal.manifest]
+    return max(others, key=lambda each: parse_time(each.time), default=None)
 
 
 def difference(config: Config, proposal: Proposal) -> tuple[Statement, Changes | None] | None:

@@ -265,6 +265,7 @@ def test_a_new_version_of_a_study_is_shown_against_the_last_one_decided_about(te
     assert (found["manifest"], found["decision"]) == (first, "approve")
     assert found["summary"] == "Nothing changed but: Summary."
     assert [each["path"] for each in found["fields"]] == ["summary"]
+    assert terminal("approve", study, "--yes", by="Dr. Steward")["changes"]["manifest"] == first
     portal.make_study(summary="Adds a larger constant to every weight.", title="Another")
     done = terminal.runner.invoke(app, ["approve", str(silo.folder), study], input="n\n")
     assert "Nothing changed but: Title." in done.output and "title: A constant -> Another" in done.output
