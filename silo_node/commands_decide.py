@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,12 +52,13 @@ def approve(
 ) -> None:
     """Show a study in words, what the policy says to it and what changed since the last decision; then sign a decision.
 
-    Examples: silo approve /srv/silo --list; silo approve /srv/silo st-abc; silo approve /srv/silo st-abc --revoke --reason
-    "The ethics board asked for it."
+    Examples: silo approve --list; silo approve st-abc; silo approve st-abc --revoke --reason "The ethics board asked for it."
+    Without SILO_HOME the silo's folder comes before the study.
     """
     with errors_shown(as_json):
         from silo_node import approvals, decisions
 
+        folder, study = folder_and_study(folder, study)
         if reject and revoke:
             raise UsageError("--reject or --revoke, not both")
         decision: approvals.Decision = "reject" if reject else "revoke" if revoke else "approve"
@@ -116,6 +119,14 @@ def approve(
             out.print(f"Signed and sent: {decision} {study} ({envelope.digest})")
             if missing:
                 out.print(f"No round runs yet: {missing} more of this hospital's people must approve it.")
+
+
+def folder_and_study(folder: Path | None, study: str) -> tuple[Path | None, str]:
+    """`silo approve STUDY` where SILO_HOME names the folder: the one word given is the study then."""
+    home = os.environ.get("SILO_HOME")
+    if home and not study and folder is not None and str(folder).startswith("st-") and not folder.exists():
+        return Path(home), str(folder)
+    return folder, study
 
 
 def _list(node: Node, as_json: bool) -> None:

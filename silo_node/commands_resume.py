@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from silo_node.commands_decide import folder_and_study
 from silo_node.errors import UsageError
 from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
 
@@ -28,6 +29,7 @@ def resume(
     with errors_shown(as_json):
         from silo_node import resumes
 
+        folder, study = folder_and_study(folder, study)
         if not study:
             raise UsageError("name the study")
         node = node_of(folder)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from protocol.approval import open_trust
 from protocol.canonical import decode
 from protocol.signing import Envelope
+from protocol.trust import TRUST_TYPE
 from silo_node import decisions, documents, status, trust_changes
 from silo_node.cli import app
 from silo_node.errors import Refused, UsageError
@@ -290,6 +291,34 @@ def test_what_ends_within_two_weeks_is_said_by_status(terminal, silo, portal):
     assert any("approval" in each["what"] and "was over on" in each["sentence"] for each in later)
     with pytest.raises(UsageError):
         trust_changes.sign(silo.config, passphrase=PASSPHRASE)
+
+
+def test_the_study_alone_is_enough_where_the_environment_names_the_folder(terminal, silo, portal, monkeypatch):
+    portal.make_study()
+    monkeypatch.setenv("SILO_HOME", str(silo.folder))
+    for line in (["approve", portal.manifest.study], ["approve", str(silo.folder), portal.manifest.study]):
+        done = terminal.runner.invoke(app, line, input="n\n")
+        assert done.exit_code == 2 and "This hospital's policy says: PERMIT" in done.output
+    done = terminal.runner.invoke(app, ["resume", portal.manifest.study, "--reason", "x"])
+    assert "is not paused at this silo" in done.output
+
+
+def test_a_passkey_signs_a_draft_of_trust_json(terminal, silo, tmp_path):
+    own = SoftwarePasskey(origin="http://localhost:8765", rp_id="localhost")
+    file = tmp_path / "passkey.json"
+    file.write_text(json.dumps({own.passkey.keyid: own.entry("Ben")}))
+    terminal("trust", "propose", "--add", str(file))
+    draft = trust_changes.read_draft(silo.config)
+    stranger = SoftwarePasskey(9, origin="http://localhost:8765", rp_id="localhost")
+    with pytest.raises(UsageError, match="neither"):
+        trust_changes.add_signature(silo.config, stranger.envelope(TRUST_TYPE, draft.envelope.payload))
+    with pytest.raises(UsageError, match="different things"):
+        trust_changes.add_signature(silo.config, own.envelope(TRUST_TYPE, b"{}"))
+    elsewhere = own.envelope(TRUST_TYPE, draft.envelope.payload, origin="http://localhost:1")
+    with pytest.raises(UsageError, match="another page"):
+        trust_changes.add_signature(silo.config, elsewhere)
+    signed = trust_changes.add_signature(silo.config, own.envelope(TRUST_TYPE, draft.envelope.payload))
+    assert signed.missing == (1, 0) and trust_changes.read_draft(silo.config) == signed
 
 
 def test_a_withdrawal_ends_the_rounds_of_the_running_node(ready, portal, tmp_path):
