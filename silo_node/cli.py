@@ -252,7 +252,10 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
         for sentence in (report["policy"] or {}).get("words", ()):
             out.print(f"  policy: {sentence}", markup=False)
         for approval in report["approvals"]:
-            out.print(f"  {approval['study']}: {approval['decision']} ({approval.get('time', '')})", markup=False)
+            said = f"; {approval['remark']}" if approval.get("remark") else ""
+            out.print(f"  {approval['study']}: {approval['decision']} ({approval.get('time', '')}){said}", markup=False)
+        for reminder in report["reminders"]:
+            out.print(f"  {reminder['sentence']}", markup=False)
         for paused in report["paused"]:
             out.print(f"  {paused['study']} waits for a steward (`silo resume`): {paused['sentence']}", markup=False)
         for problem in report["problems"]:

@@ -60,8 +60,8 @@ def approve(
 ) -> None:
     """Show a study in words, what the policy says to it and what changed since the last decision; then sign a decision.
 
-    Examples: silo approve /srv/silo --list; silo approve /srv/silo st-abc; silo approve /srv/silo st-abc --revoke --reason
-    "The ethics board asked for it."
+    Examples: silo approve --list; silo approve st-abc; silo approve st-abc --revoke --reason "The ethics board asked for it."
+    Without SILO_HOME the silo's folder comes before the study.
     """
     with errors_shown(as_json):
         from silo_node import approvals, decisions

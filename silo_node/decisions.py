@@ -6,7 +6,7 @@ And what ends soon: an approval, the policy, a steward's key.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from protocol.approval import ON_PORTAL_PAGE, ApprovalError, Statement, Trust, open_statement
 from protocol.canonical import decode, digest
@@ -15,19 +15,22 @@ from protocol.manifest import ManifestError, parse_manifest
 from protocol.manifest_changes import Changes, changes
 from protocol.trust import STEWARD
 from silo_node import documents
-from silo_node.approvals import Proposal
 from silo_node.config import Config
 from silo_node.errors import Refused
-from silo_node.node import Node
+
+if TYPE_CHECKING:
+    from silo_node.approvals import Proposal
+    from silo_node.node import Node
 
 REMIND: Final = timedelta(days=14)
 """How long before something is over `silo status` says so."""
 
 
 def last_decision(config: Config, proposal: Proposal) -> Statement | None:
-    """This hospital's newest decision on another version of the study, None without one."""
-    others = [each for each in documents.statements(config, proposal.study) if each.manifest != proposal.manifest]
-    return max(others, key=lambda each: each.time, default=None)
+    """This hospital's newest decision on another version of the study, by a steward of today; None without one."""
+    held = _verified(config, proposal.study, documents.load_trust(config))
+    others = [each for each in held if each.manifest != proposal.manifest]
+    return max(others, key=lambda each: parse_time(each.time), default=None)
 
 
 def difference(config: Config, proposal: Proposal) -> tuple[Statement, Changes | None] | None:

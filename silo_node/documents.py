@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from protocol.approval import ApprovalError, Statement, Trust, open_trust, parse_statement
+from protocol.approval import ON_PORTAL_PAGE, ApprovalError, Statement, Trust, open_trust, parse_statement
 from protocol.policy import POLICY_TYPE, PolicyDocument, PolicyError, parse_policy
 from protocol.signing import Envelope, SignatureError
 from silo_node.config import Config
@@ -101,16 +101,18 @@ def statements(config: Config, study: str) -> list[Statement]:
     return [parse_statement(envelope.payload) for envelope in load_approvals(config, study)]
 
 
-def summary(envelope: Envelope) -> dict[str, Any]:
-    """What a statement says, for display."""
+def summary(envelope: Envelope, trust: Trust | None = None) -> dict[str, Any]:
+    """What a statement says, for display; remark: with `trust`, that it was made on a page of the portal."""
     try:
         statement = parse_statement(envelope.payload)
     except ApprovalError as error:
         return {"decision": "unreadable", "sentence": error.sentence}
+    key = trust.keys.get(statement.signer.keyid) if trust is not None else None
     return {
         "decision": statement.decision,
         "by": statement.signer.name,
         "time": statement.time,
         "not_after": statement.not_after,
         "manifest": statement.manifest,
+        "remark": ON_PORTAL_PAGE if key is not None and key.on_portal_page else None,
     }

@@ -205,8 +205,16 @@ def report(config: Config) -> dict[str, Any]:
         "policy": None,
         "approvals": [],
         "paused": [],
+        "reminders": [],
     }
-    for name, read in (("enrolled", _enrolled), ("policy", _policy), ("approvals", _approvals), ("paused", _paused)):
+    parts = {
+        "enrolled": _enrolled,
+        "policy": _policy,
+        "approvals": _approvals,
+        "paused": _paused,
+        "reminders": _reminders,
+    }
+    for name, read in parts.items():
         try:
             value[name] = read(config)
         except SiloError as error:
@@ -265,9 +273,19 @@ def _paused(config: Config) -> list[dict[str, str]]:
     return [{"study": each.study, "code": each.code, "sentence": each.sentence} for each in pauses.every(config)]
 
 
+def _reminders(config: Config) -> list[dict[str, str]]:
+    from silo_node import decisions  # reads much that `silo run` does not need here
+
+    return decisions.reminders(config)
+
+
 def _approvals(config: Config) -> list[dict[str, Any]]:
     found = []
+    try:
+        trust = documents.load_trust(config)
+    except SiloError:
+        trust = None  # the policy's reading says what is wrong with it
     for study in sorted(path.name for path in config.approvals.iterdir()) if config.approvals.is_dir() else []:
         for envelope in documents.load_approvals(config, study):
-            found.append({"study": study, "digest": envelope.digest, **documents.summary(envelope)})
+            found.append({"study": study, "digest": envelope.digest, **documents.summary(envelope, trust)})
     return found

@@ -88,7 +88,7 @@ def print_json(value: Any) -> None:
 def folder_and(folder: Path | None, value: str) -> tuple[Path | None, str]:
     """The silo's folder and another argument, of `COMMAND FOLDER VALUE`, or of `COMMAND VALUE` where SILO_HOME is set."""
     home = os.environ.get("SILO_HOME")
-    if not value and folder is not None and home:
+    if home and not value and folder is not None and not folder.exists():
         return Path(home), str(folder)
     return folder, value
 

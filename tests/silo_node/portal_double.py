@@ -665,6 +665,9 @@ class PortalDouble:
             case ("PUT", "silo", "policy"):
                 self.policies.append(json.loads(body))
                 return b"{}", {}
+            case ("PUT", "silo", "trust"):
+                self.trust = json.loads(body)["versions"][-1]
+                return b"{}", {}
             case ("GET", "studies", _, "manifest"):
                 return self.manifest_bytes, {}
             case ("PUT", "studies", _, "approval"):
