@@ -1,11 +1,15 @@
 """What a hospital installs: its node in the network, the silo. It runs behind the hospital's firewall and opens no port.
 
     cli.py, commands_*.py   `silo init | enrol | scan | steward | trust | policy | approve | resume | run | status`
+    cli.py, commands_*.py   `silo init | enrol | scan | steward | policy | approve | resume | run | status | doctor`
     config.py, keys.py      the folder of a silo: silo.toml, its keys, what was pinned at enrolment
     sync.py                 `silo run`: waits for assignments, acts at once, answers
     round_runner.py         one round, from the announcement to the next model's digest
     many_runner.py          the same where there are many silos
     sum_check.py            the published sum, held against what all members sent before it is used
+    watching.py, status.py  what is wrong round a running silo, within seconds, in FOLDER/status.json
+    local_checks.py         what is found without the network; problems.py: what to do about each code
+    doctor*.py              `silo doctor`: everything at once, with what to do
     gate.py                 "may this round run?" - one function, all checks, before any image is opened
     approvals.py            what the steward signs
     passkeys.py             the same by passkey, on the silo's own page

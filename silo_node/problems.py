@@ -47,7 +47,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
         "Somebody is in between, or the portal has another key: do not go on. Call the network's admin by telephone and "
         "compare the portal's fingerprint that `silo status` shows.",
-        ("ANSWER_NOT_GENUINE", "OTHER_LOG"),
+        ("ANSWER_NOT_GENUINE", "OTHER_LOG", "OTHER_PORTAL", "PORTAL_KEYS_DIFFER"),
     ),
     (
         "Set this machine's clock, best by a time service (`timedatectl set-ntp true`); both times are named. If this clock "
@@ -90,13 +90,18 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Nothing: the silo is stopping.", ("STOPPING",)),
     ("Nothing was changed. Do it again when you are sure.", ("ABORTED",)),
     ("Correct the setting, file or argument that is named.", ("USAGE",)),
+    ("Nothing: it trains in the hours that silo.toml allows (`[hours]`), and refuses rounds at others.", ("NIGHT_ONLY",)),
+    ("Install the newer version of this software: its files can't be read by an older one.", ("UPGRADE_NEEDED",)),
+    ("Look into silo.log where it failed, then start it again: it takes up every open round.", ("SILO_FAILED", "NOT_HEALTHY")),
+    ("End the program that holds egress.db open (a backup?); if none does, restore the file.", ("EGRESS_LOG", "FILE_UNREADABLE")),
+    ("Wait until the round has ended, then do it again.", ("ROUND_OPEN",)),
     # --- images and labels
     ("Check `data` in silo.toml, and that its drive is mounted.", ("DATA_FOLDER_MISSING", "DATA_FOLDER_EMPTY")),
     (
         "Let the silo's user read the folder: `namei -l` on its path shows where the right is missing.",
         ("DATA_FOLDER_UNREADABLE",),
     ),
-    ("Run `silo scan`.", ("INDEX_MISSING",)),
+    ("Run `silo scan`: it reads the images' headers into the index.", ("INDEX_MISSING",)),
     ("Remove index.db from the silo's folder and run `silo scan`: it is made again from the images.", ("INDEX_DAMAGED",)),
     ("Put labels.csv beside the images, or name it in silo.toml as `labels`.", ("LABELS_MISSING",)),
     (
@@ -115,7 +120,8 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         _FILE,
         (
             *("NOT_DICOM", "CORRUPT", "UNREADABLE", "NO_PATIENT", "NO_INSTANCE", "NO_IMAGE", "TOO_LARGE", "DUPLICATE"),
-            *("PIXELS_CORRUPT",),
+            *("PIXELS_CORRUPT", "PIXELS_CUT", "PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY", "NO_PIXELS", "NOT_A_FILE"),
+            *("LINK_OUTSIDE", "BAD_NAME", "HEADER_TOO_LARGE"),
         ),
     ),
     ("Nothing: the patient's wish is kept.", ("OPTED_OUT",)),
@@ -128,6 +134,42 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (_OPT_OUT, ("OPT_OUT_MALFORMED", "OPT_OUT_COLUMN", "OPT_OUT_UNREADABLE", "OPT_OUT_DATE", "OPT_OUT_EMPTY")),
     ("Bring the list back to where silo.toml says, and check who writes it.", ("OPT_OUT_MISSING", "OPT_OUT_STALE")),
     ("Keep one list with everybody in it, or name the one that counts in silo.toml as `opt_out`.", ("OPT_OUT_SEVERAL",)),
+    (
+        "Correct [consent] in silo.toml, or bring the source back: `silo consent status` reads it at once and says what "
+        "it found. No round runs on a reading that is too old.",
+        (
+            *("CONSENT_MISSING", "CONSENT_MALFORMED", "CONSENT_SERVER", "CONSENT_STALE", "CONSENT_TOKEN"),
+            *("CONSENT_UNASSIGNED", "CONSENT_MAP_MISSING", "CONSENT_MAP_MALFORMED", "CONSENT_MAP_UNREADABLE"),
+            *("CONSENT_NOT_READ",),
+        ),
+    ),
+    (
+        "Set [consent] in silo.toml or use `silo consent import`; until then no study that uses images runs here.",
+        ("CONSENT_NO_SOURCE",),
+    ),
+    (
+        "Check the round's name and whose images it used: `silo evidence` lists the rounds of this silo.",
+        ("ROUND_UNKNOWN", "NO_IMAGE_OPENED", "PSEUDONYMS_ERASED"),
+    ),
+    (
+        "Somebody changed what the silo keeps of that round: keep the folder as it is, and show it to an auditor.",
+        ("PROOF_FAILS",),
+    ),
+    # --- the PACS
+    (
+        "Check address, name and password of the PACS in silo.toml and whether it runs; it is tried again by itself, and "
+        "what was fetched stays.",
+        ("PACS_UNREACHABLE", "PACS_DENIED", "PACS_ANSWER"),
+    ),
+    (
+        "The instance stays out, the others are fetched. Ask who runs the PACS where it comes again.",
+        ("PACS_CUT", "PACS_OTHER", "PACS_SLOW", "PACS_GONE", "INSTANCE_TOO_BIG"),
+    ),
+    ("Delete pacs.db and the inbox from the silo's folder: the next fetch gets both again.", ("PACS_DB_DAMAGED",)),
+    (
+        "Name the PACS in silo.toml, or choose a free port for the receiver, then restart.",
+        ("NO_PACS", "NO_RECEIVER", "RECEIVER_PORT"),
+    ),
     # --- what stewards sign
     (
         _STEWARD,
@@ -147,6 +189,10 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Nothing, where the policy is what the hospital wants. Otherwise a steward changes it: `silo policy`.", ("POLICY_DENY",)),
     ("Make the first steward's key: `silo steward`.", ("TRUST_MISSING",)),
     ("Find out who changed trust.json and restore it from a backup: it says who decides for this hospital.", ("TRUST",)),
+    ("The stewards agree on who decides, as many as the hospital asks for: `silo trust`.", ("TRUST_THRESHOLD",)),
+    ("Begin again on the node's page, at the address at which the passkey was made.", ("PASSKEY_NOT_VALID", "QUESTION_OVER")),
+    ("Wait, or let hospital IT set a new password: `silo page user password`.", ("SIGN_IN_PAUSED", "SIGN_IN_WRONG")),
+    ("Choose the study from the list of studies.", ("NO_SUCH_STUDY",)),
     ("The stewards extend it or name a new key: `silo trust`.", ("TRUST_KEY_EXPIRES", "TRUST_KEY_EXPIRED")),
     (
         "A steward reads why, and decides: `silo resume` says what is risked before anything is signed.",

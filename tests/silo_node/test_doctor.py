@@ -69,18 +69,17 @@ def proxy(monkeypatch):
     found.close()
 
 
-def test_a_silo_in_order_has_nothing_that_failed(behind_tls, portal):
+def test_a_silo_in_order_has_nothing_that_failed(behind_tls):
     data = behind_tls.config.data
-    (data / "labels.csv").write_text("PatientID,label\na,1\n")
-    found = examined(behind_tls)
-    failed = {name: each for name, each in found.items() if each.state == doctor.FAIL}
-    assert (set(failed) == {"images"} and "labels" not in failed) or not failed, failed
-    assert {found[name].state for name in ("settings", "rights", "disk", "clock", "answer", "TLS", "fingerprint")} == {
-        "ok"
-    }
-    assert {found[name].state for name in ("enrolment", "broker", "labels", "policy", "stewards", "audit log")} == {
-        "ok"
-    }
+    dicom(data / "a.dcm", "1.2.840.10008.1.2.1")
+    (data / "labels.csv").write_text("PatientID,label\nanna-secret,1\n")
+    assert behind_tls.command("scan", str(behind_tls.folder)).returncode == 0
+    done = behind_tls.command("doctor", str(behind_tls.folder), "--json")
+    values = json.loads(done.stdout)
+    assert (done.returncode, values["ok"]) == (0, True), values
+    states = {each["name"]: each["state"] for each in values["checks"]}
+    assert {name for name, state in states.items() if state != "ok"} == {"running"}, values
+    assert "anna" not in done.stdout + done.stderr
 
 
 def test_the_command_tells_machines_and_people_and_ends_with_1_where_something_failed(silo, portal):
@@ -336,13 +335,20 @@ def test_stewards_keys_that_end(silo, monkeypatch):
         assert check.state == state and "silo trust" in check.do
 
 
+def test_consent_that_is_asked_for_and_has_no_source_is_a_warning(silo):
+    """A hospital whose studies open no image needs none."""
+    silo.policy(consent_default="opt-in", legal_basis=None)
+    check = examined(silo)["consent"]
+    assert check.state == doctor.WARN and "[consent]" in check.do
+
+
 def test_an_opt_out_list_that_cant_be_read(silo):
     (silo.folder / "opt_out.csv").write_text("nonsense\n")
     failing(silo, "consent", "opt_out.csv")
 
 
 def test_an_opt_out_list_that_was_last_read_an_hour_ago_is_a_warning(silo):
-    (silo.folder / "opt_out.csv").write_text("PatientID\nanna-secret\n")
+    (silo.folder / "opt_out.csv").write_text("PatientID,date\nanna-secret,2026-01-01\n")
     silo.policy(consent_default="opt-out", legal_basis="GDPR-89")
     examined(silo)
     kept = silo.folder / "consent" / "opt_out.csv"
