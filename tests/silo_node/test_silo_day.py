@@ -39,7 +39,7 @@ def test_growth_is_seen(after, word):
     assert silo_day.grown(before, Moment(before.processes, Counter("aab"))) == ["a: 1 more", "b: 1 more"]
 
 
-def test_memory_of_its_own_is_what_is_measured():
+def test_resident_memory_is_what_is_measured():
     program = "x = bytearray(b'1') * 30_000_000; print(1, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
