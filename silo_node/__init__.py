@@ -20,6 +20,10 @@
     journal.py              what survives kill -9, and is destroyed when a round ends
     evidence_log.py         the silo's own audit log
     tasks.py, broker.py, processes.py   work in other processes, none of which outlives the silo
+    log_files.py, disk.py   what would fill the disk over months, kept within limits
+    migrations.py           the SQLite files from one version of the software to the next
+    hours.py, backoff.py    when it may train, and how long it waits after a failure
+    health.py, systemd.py   how others learn that it lives; key_rotation.py: a new key for it
     imaging/, consent/, training/       the data, who consented, and the learning
 
 This package knows `protocol` and nothing of the portal's code. Importing any module here loads neither torch nor pydicom.

@@ -117,6 +117,9 @@ def forget_round(node: Node, run: Run) -> None:
     study, number, attempt = run.id.rsplit(".", 2)
     if number.isdecimal() and attempt.isdecimal():
         node.journal.forget(round_prefix(study, int(number), int(attempt)))
+    node.egress_log.of_round(
+        run.id
+    )  # the count of its bytes is forgotten too, or it would be kept as long as this runs
     run.remove()
 
 

@@ -175,9 +175,8 @@ class Sync:
         raise SiloError("SILO_FAILED", f"The thread `{thread}` has failed; silo.log says where. Start the silo again.")
 
     def _hour(self) -> None:
-        """What has to be done from time to time; where a round is open, an hour later."""
-        if not self._runners:
-            self._supervisor.send("tidy")
+        """What has to be done from time to time."""
+        self._supervisor.send("tidy")
         if scanning.is_due(self.node.config):
             self._supervisor.send("scan")
 

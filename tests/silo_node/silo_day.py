@@ -26,7 +26,8 @@ SECONDS_A_ROUND = 0.4
 
 @dataclass(frozen=True)
 class Load:
-    """What one process holds. memory: bytes that are its own (those of a shared library count for nobody)."""
+    """What one process holds. memory: resident bytes, also those that it shares with the process it was forked from: which
+    of these it has a copy of its own of changes over the day, and is no growth."""
 
     memory: int
     handles: int
@@ -115,7 +116,7 @@ def _processes(silo: SiloUnderTest) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def _load(process: psutil.Process) -> Load:
-    return Load(process.memory_full_info().uss, process.num_fds(), process.num_threads())
+    return Load(process.memory_info().rss, process.num_fds(), process.num_threads())
 
 
 def rounds_that_ended(silo: SiloUnderTest) -> list[str]:
