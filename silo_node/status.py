@@ -20,6 +20,7 @@ from silo_node.errors import AlreadyRunning, DiskFull, SiloError
 from silo_node.files import read_json, write_json
 from silo_node.keys import Keys
 from silo_node.node import FolderLock
+from silo_node.pacs import state as pacs
 from silo_node.pin import Pin
 
 PROBLEMS = 20
@@ -127,13 +128,20 @@ def report(config: Config) -> dict[str, Any]:
         "policy": None,
         "approvals": [],
         "paused": [],
+        "pacs": None,
     }
-    for name, read in (("enrolled", _enrolled), ("policy", _policy), ("approvals", _approvals), ("paused", _paused)):
+    for name, read in (
+        ("enrolled", _enrolled),
+        ("policy", _policy),
+        ("approvals", _approvals),
+        ("paused", _paused),
+        ("pacs", pacs.report),
+    ):
         try:
             value[name] = read(config)
         except SiloError as error:
             problems.append({"time": now_text(), "code": error.code, "sentence": error.sentence, "times": 1})
-    value["problems"] = problems
+    value["problems"] = problems + pacs.problems(value["pacs"])
     return value
 
 
