@@ -13,6 +13,7 @@
     journal.py              what survives kill -9, and is destroyed when a round ends
     evidence_log.py         the silo's own audit log
     tasks.py, broker.py, processes.py   work in other processes, none of which outlives the silo
+    pacs/                   images from the hospital's PACS, asked for or sent
     imaging/, consent/, training/       the data, who consented, and the learning
 
 This package knows `protocol` and nothing of the portal's code. Importing any module here loads neither torch nor pydicom.
