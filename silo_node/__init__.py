@@ -24,6 +24,7 @@
     migrations.py           the SQLite files from one version of the software to the next
     hours.py, backoff.py    when it may train, and how long it waits after a failure
     health.py, systemd.py   how others learn that it lives; key_rotation.py: a new key for it
+    pacs/                   images from the hospital's PACS, asked for or sent
     imaging/, consent/, training/       the data, who consented, and the learning
 
 This package knows `protocol` and nothing of the portal's code. Importing any module here loads neither torch nor pydicom.

@@ -20,6 +20,7 @@ from silo_node.files import read_json, write_json
 from silo_node.keys import Keys
 from silo_node.local_checks import Here
 from silo_node.node import FolderLock
+from silo_node.pacs import state as pacs
 from silo_node.pin import Pin
 from silo_node.problems import what_to_do
 
@@ -206,6 +207,7 @@ def report(config: Config) -> dict[str, Any]:
         "approvals": [],
         "paused": [],
         "reminders": [],
+        "pacs": None,
     }
     parts = {
         "enrolled": _enrolled,
@@ -213,12 +215,16 @@ def report(config: Config) -> dict[str, Any]:
         "approvals": _approvals,
         "paused": _paused,
         "reminders": _reminders,
+        "pacs": pacs.report,
     }
     for name, read in parts.items():
         try:
             value[name] = read(config)
         except SiloError as error:
             problems.append(as_problem(error.code, error.sentence, about=HERE))
+    problems += [
+        as_problem(each["code"], each["sentence"], about=HERE, at=each["time"]) for each in pacs.problems(value["pacs"])
+    ]
     # The running silo's own comes first: it knows since when.
     value["problems"] = list({(each["code"], each["sentence"]): each for each in reversed(problems)}.values())[::-1]
     return value

@@ -50,6 +50,8 @@ class Book:
                     "UPGRADE_NEEDED",
                 )
             self._db.execute("PRAGMA journal_mode = WAL")
+            # After a power cut the last rows may be gone, never a part of one: they are fetched again.
+            self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
             self._db.commit()

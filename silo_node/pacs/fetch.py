@@ -24,7 +24,7 @@ from silo_node.config import Config, DicomWeb
 from silo_node.errors import AlreadyRunning, DiskFull, SiloError, UsageError
 from silo_node.pacs.book import Book
 from silo_node.pacs.errors import InstanceRefused, PacsError
-from silo_node.pacs.inbox import Inbox
+from silo_node.pacs.inbox import Inbox, forget
 
 WRONG_IN_A_ROW: Final = 10
 """Refused instances in a row after which the PACS itself, not an instance, is taken to be wrong."""
@@ -113,6 +113,7 @@ class _Run:
     def run(self) -> None:
         from silo_node.pacs.dicomweb import Pacs
 
+        forget(self._config.inbox, self._config.pacs_db, self._opted_out)
         # A file that somebody deleted is wanted again.
         self._book.forget(sop for sop in self._book.patients() if not self._inbox.path(sop).exists())
         pacs = Pacs(self._config, self._settings)

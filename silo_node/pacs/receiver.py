@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -45,6 +46,7 @@ from silo_node.files import write_json
 from silo_node.pacs.book import Book
 from silo_node.pacs.errors import InstanceRefused
 from silo_node.pacs.inbox import MB, Inbox
+from silo_node.status import now_text
 
 STATUS: Final = {"OPTED_OUT": 0xB006, "PACS_OTHER": 0xA900}
 LATER: Final = 0xA700
@@ -200,7 +202,7 @@ class Server:
 
     def _write(self, state: str = "listening") -> None:
         """Counts for `silo status`."""
-        value = {"state": state, "port": self._settings.port, "counts": dict(self._counts)}
+        value = {"state": state, "pid": os.getpid(), "port": self._settings.port, "counts": dict(self._counts)}
         # Without room the images that are refused for it say so.
         with self._lock, contextlib.suppress(DiskFull):
             write_json(self._config.folder / "receiver.json", value, sync=False)
@@ -232,13 +234,12 @@ def main(folder: str) -> int:
     config = Config.load(Path(folder))
     logs.configure(config.folder, config.name)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, lambda *_: stop.set())
     try:
         server = Server(config)
     except SiloError as error:
         logs.get().error("receiver.failed", code=error.code, sentence=error.sentence)
-        write_json(config.folder / "receiver.json", {"state": "failed", "code": error.code, "sentence": error.sentence})
+        failed = {"state": "failed", "time": now_text(), "code": error.code, "sentence": error.sentence}
+        write_json(config.folder / "receiver.json", failed)
         sys.stderr.write(f"{error.code}: {error.sentence}\n")
         return error.exit_code
     settings = config.settings.receiver
@@ -246,6 +247,8 @@ def main(folder: str) -> int:
     most = MEMORY + 4 * settings.max_mb * MB
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     logs.get().info("receiver.listening", port=server.port)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: stop.set())
     stop.wait()
     server.stop()
     return 0

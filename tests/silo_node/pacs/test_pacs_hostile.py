@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from silo_node import scanning
+from silo_node import scanning, status
 from silo_node.config import Config
 from silo_node.errors import DiskFull, SiloError
 from silo_node.pacs import dicomweb, fetch
@@ -141,9 +141,11 @@ def test_a_pacs_that_is_silent_is_unreachable_not_waited_for(liar: Liar, hospita
     hospital.asks(liar.url)
     settings = hospital.folder / "silo.toml"
     settings.write_text(settings.read_text().replace("timeout_seconds = 5", "timeout_seconds = 0.5"))
-    report, error = fetch.fetch(Config.load(hospital.folder, {}))
+    config = Config.load(hospital.folder, {})
+    report, error = fetch.fetch(config)
     told.set()
     assert error is not None and error.code == "PACS_UNREACHABLE" and report.missing == 1
+    assert status.report(config)["problems"][-1]["sentence"] == report.sentence
 
 
 def test_many_wrong_answers_in_a_row_end_the_run(liar: Liar, hospital: Hospital) -> None:

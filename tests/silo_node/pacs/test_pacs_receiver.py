@@ -18,10 +18,10 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, Association, _config
 from pynetdicom.sop_class import BasicTextSRStorage, ComputedRadiographyImageStorage, Verification
 
-from silo_node import scanning
+from silo_node import scanning, status
 from silo_node.config import Config
 from silo_node.errors import UsageError
-from silo_node.pacs import fetch
+from silo_node.pacs import fetch, receiver
 from silo_node.pacs.receiver import LATER, Server
 from tests.silo_node.imaging.conftest import write_dicom
 from tests.silo_node.pacs.conftest import ROOT, Hospital, Orthanc, needs
@@ -233,6 +233,8 @@ def test_a_port_that_is_taken_and_a_host_that_is_unknown_are_said_at_the_start(
     server = listen(hospital.receives())
     with pytest.raises(UsageError, match="can't be listened on"):
         Server(hospital.receives(port=server.port))
+    assert receiver.main(str(hospital.folder)) == 2
+    assert status.report(Config.load(hospital.folder, {}))["problems"][-1]["code"] == "RECEIVER_PORT"
     with pytest.raises(UsageError, match="is not known here"):
         Server(hospital.receives(peers={"PACS": "no-such-host.invalid"}))
 

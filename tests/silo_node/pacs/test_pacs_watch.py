@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shutil
@@ -124,7 +125,11 @@ def test_silo_run_fetches_receives_and_scans_by_itself(silo: SiloUnderTest, liar
         'ae_title = "SILO"\nfree_mb = 0\npeers = [{ ae_title = "PACS", host = "127.0.0.1" }]\n'
     )
     process = silo.start()
-    silo.until(lambda: (silo.folder / "receiver.json").exists())
+    receiver = silo.folder / "receiver.json"
+    silo.until(receiver.exists)
+    killed = json.loads(receiver.read_text())["pid"]
+    os.kill(killed, signal.SIGKILL)
+    silo.until(lambda: json.loads(receiver.read_text())["pid"] != killed)
     subprocess.run(
         [str(storescu), "-aet", "PACS", "-aec", "SILO", "127.0.0.1", str(port), str(sent)],
         check=True, capture_output=True, timeout=30,
