@@ -97,12 +97,12 @@ def load(config: Config, now: datetime, default: bool) -> Registry:
     """
     opt_out = opt_out_registry.load(config, now)
     found, loaded_at = _load(config, now)
-    # The kept copy is what was just read, or what stands in for it.
     known = read_json(config.consent_known) or {}
     digests = [opt_out.digest] if opt_out is not None else []
     consents, unassigned = None, 0
     if found is not None:
         consents, unassigned = assign(found, patients_of(config, found))
+        # The kept copy is what was just read, or what stands in for it.
         digests.append(digest(config.consent_kept.read_bytes()))
     if len(digests) == 2:
         digests = [digest("\n".join(digests).encode())]
