@@ -195,7 +195,8 @@ def _registry(config: Config) -> tuple[Registry, str]:
         config.settings.consent.source
     ]
     if not config.settings.consent.source and config.consent_imported.exists():
-        words = "what was imported"
+        then = datetime.fromtimestamp(config.consent_imported.stat().st_mtime, UTC)
+        words = f"what was imported on {then.date().isoformat()}"
     return registry.load(config, now, registry.default_of(policy)), words
 
 

@@ -3,11 +3,13 @@
     {"query": {"codes": [[system, code]], "purposes": [[system, code]]}, "now": "2026-11-23T00:00:00Z", "default": "DENY",
      "cases": [{"name", "consents": [Consent], "opt_out": ["Patient/1"], "expect": "PERMIT"}]}
 
-A case may have a `query`, `now` or `default` of its own, and a `patient` (a reference) where its consents are of several.
+A case may have a `query`, `now` or `default` of its own, and a `patient` (a reference): whom is asked about. Where neither
+case nor file says, it is the patient of more than half of the file's consents, or else of the case's first.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +45,11 @@ def answers(path: Path) -> list[Answer]:
     cases = content.get("cases") if isinstance(content, dict) else None
     if not isinstance(cases, list):
         raise UsageError(f"{path} has no list `cases`")
+    usual = _usual(cases)
     found = []
     for number, case in enumerate(cases, 1):
         try:
-            found.append(_answer({**content, **case}, f"case {number}"))
+            found.append(_answer({**content, **case}, f"case {number}", usual))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"{path}, case {number}: needs consents, opt_out, query, now and default ({error})"
@@ -54,10 +57,20 @@ def answers(path: Path) -> list[Answer]:
     return found
 
 
-def _answer(case: Mapping[str, Any], unnamed: str) -> Answer:
+def _usual(cases: list[Any]) -> str | None:
+    bodies = [body for case in cases if isinstance(case, dict) for body in case.get("consents", ())]
+    named = Counter(
+        record.subject.reference
+        for record in (fhir.parse(body) for body in bodies if isinstance(body, dict))
+        if record.subject is not None and record.subject.reference is not None
+    )
+    return next((name for name, count in named.most_common(1) if 2 * count > named.total()), None)
+
+
+def _answer(case: Mapping[str, Any], unnamed: str, usual: str | None) -> Answer:
     pairs = {name: frozenset((system, code) for system, code in case["query"].get(name, [])) for name in _QUERY}
     records = [fhir.parse(body) for body in case["consents"]]
-    patient = case.get("patient")
+    patient = case.get("patient", usual)
     if patient is None:
         patient = next((record.subject.reference for record in records if record.subject is not None), None)
     # An unreadable patient might be this one.

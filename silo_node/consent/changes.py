@@ -23,7 +23,7 @@ _PERMITS = ("PERMITTED", "DEFAULT_PERMIT")
 def note(node: Node, registry: Registry) -> None:
     """Record what changed. Raises: DiskFull."""
     path = node.config.consent_known
-    now = {patient: registry.decide(patient).code for patient in registry.patients}
+    now = {patient: decision.code for patient, decision in registry.decisions.items()}
     if now == registry.known and path.exists():
         return
     if not now and not path.exists():

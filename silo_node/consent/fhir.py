@@ -107,7 +107,7 @@ def reduced(body: Mapping[str, Any]) -> dict[str, Any]:
     """The same Consent with nothing but what `parse` reads: what a silo keeps of it."""
     kept: dict[str, Any] = {"resourceType": "Consent", **{key: body[key] for key in _KEPT if key in body}}
     patient = body.get("patient")
-    if isinstance(patient, Mapping):
+    if isinstance(patient, dict):
         kept["patient"] = {key: patient[key] for key in ("reference", "identifier") if key in patient}
     elif "patient" in body:
         kept["patient"] = patient
@@ -120,7 +120,7 @@ def identifiers(items: object) -> tuple[Coding, ...]:
     """The (system, value) pairs of a list of FHIR identifiers; what has not both is left out."""
     found = []
     for item in items if isinstance(items, list) else [items]:
-        if isinstance(item, Mapping) and isinstance(item.get("system"), str) and isinstance(item.get("value"), str):
+        if isinstance(item, dict) and isinstance(item.get("system"), str) and isinstance(item.get("value"), str):
             found.append((item["system"], item["value"]))
     return tuple(found)
 
@@ -129,7 +129,7 @@ def _objects(value: object) -> Iterator[Mapping[str, Any]]:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):
             yield item
             waiting.extend(item.values())
         elif isinstance(item, list):
@@ -137,7 +137,7 @@ def _objects(value: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _subject(value: object) -> Subject:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise _Fault("patient is missing")
     reference = value.get("reference")
     if reference is not None and not isinstance(reference, str):
@@ -152,7 +152,7 @@ def _subject(value: object) -> Subject:
 
 def _provision(value: object, level: int, seen: list[int]) -> Provision:
     seen[0] += 1
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise _Fault("a provision is not an object")
     if level > MAX_LEVELS or seen[0] > MAX_PROVISIONS:
         raise _Fault(f"more than {MAX_LEVELS} levels or {MAX_PROVISIONS} provisions")
@@ -161,7 +161,7 @@ def _provision(value: object, level: int, seen: list[int]) -> Provision:
     if kind not in ("permit", "deny") and (kind is not None or level > 1):
         raise _Fault("a provision's type is neither permit nor deny")
     period = value.get("period", {})
-    if not isinstance(period, Mapping):
+    if not isinstance(period, dict):
         raise _Fault("a period is not an object")
     return Provision(
         type=kind,
@@ -190,7 +190,7 @@ def _list(value: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _concept(value: object) -> list[Coding]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise _Fault("a code is not an object")
     coding = value.get("coding", [])
     if not isinstance(coding, list):
@@ -202,7 +202,7 @@ def _concept(value: object) -> list[Coding]:
 def _codings(items: list[Any]) -> list[Coding]:
     found = []
     for item in items:
-        if not isinstance(item, Mapping):
+        if not isinstance(item, dict):
             raise _Fault("a coding is not an object")
         system, code = item.get("system", ""), item.get("code", "")
         if not isinstance(system, str) or not isinstance(code, str):

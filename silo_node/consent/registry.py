@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from protocol.canonical import digest
@@ -53,6 +54,14 @@ class Registry:
 
     def decide(self, patient: str) -> Decision:
         """The decision for one PatientID."""
+        return self.decisions.get(patient) or self._decide(patient)
+
+    @cached_property
+    def decisions(self) -> Mapping[str, Decision]:
+        """The decision for each of `patients`."""
+        return {patient: self._decide(patient) for patient in self.patients}
+
+    def _decide(self, patient: str) -> Decision:
         records = (self.consents or {}).get(patient, ())
         return rules.decide(records, patient in (self.opt_out or ()), self.query, self.now, self.default)
 
@@ -68,11 +77,11 @@ class Registry:
     @property
     def withdrawn(self) -> frozenset[str]:
         """Those of `patients` whose images may not be used: their cached pixels must go."""
-        return frozenset(patient for patient in self.patients if not self.permits(patient))
+        return frozenset(patient for patient, decision in self.decisions.items() if not decision.permit)
 
     def counts(self) -> dict[str, int]:
         """Reason code -> patients, for the hospital's own terminal."""
-        return dict(sorted(Counter(self.decide(patient).code for patient in self.patients).items()))
+        return dict(sorted(Counter(decision.code for decision in self.decisions.values()).items()))
 
 
 def default_of(policy: PolicyDocument | None) -> bool:
@@ -93,7 +102,8 @@ def load(config: Config, now: datetime, default: bool) -> Registry:
     consents, unassigned = None, 0
     if found is not None:
         consents, unassigned = assign(found, patients_of(config, found))
-        digests.append(found.digest)
+        # The kept copy is what was just read, or what stands in for it.
+        digests.append(digest(config.consent_kept.read_bytes()))
     if len(digests) == 2:
         digests = [digest("\n".join(digests).encode())]
     return Registry(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from protocol.canonical import digest
 from silo_node.consent import fhir, fhir_json
 from silo_node.consent.rules import IGNORED
 from silo_node.errors import SiloError
@@ -117,11 +116,6 @@ class Found:
             entries.append({"fullUrl": key, "resource": resource})
         entries.sort(key=lambda entry: json.dumps(entry, sort_keys=True))
         return json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}, sort_keys=True).encode()
-
-    @property
-    def digest(self) -> str:
-        """sha256:<hex> of `packed`."""
-        return digest(self.packed())
 
 
 def read(path: Path) -> Found:

@@ -238,6 +238,22 @@ def test_cases_say_what_is_wrong_with_them(tmp_path):
         cases.answers(tmp_path / "none.json")
 
 
+def test_a_case_with_somebody_elses_consent_is_not_about_them(tmp_path):
+    query = {"codes": [[MII, USE]]}
+    other = {"name": "other", "consents": [consent(gics(), "2")], "opt_out": []}
+    own = {"name": "own", "consents": [consent(gics())], "opt_out": []}
+    content = {
+        "query": query,
+        "now": "2026-11-23T00:00:00Z",
+        "cases": [own, own, other, {**other, "patient": "Patient/2"}],
+    }
+    path = tmp_path / "cases.json"
+    path.write_text(json.dumps({**content, "cases": [*content["cases"], own]}))
+    assert [answer.decision.permit for answer in cases.answers(path)] == [True, True, False, True, True]
+    path.write_text(json.dumps({**content, "cases": [own, other]}))
+    assert [answer.decision.permit for answer in cases.answers(path)] == [True, True]
+
+
 # ---- properties: against a reference that is slow and obvious
 
 DATES = [

@@ -63,7 +63,6 @@ def test_what_is_kept_reads_back_the_same(tmp_path):
     found = sources.read(write(tmp_path / "a.json", {"resourceType": "Bundle", "type": "batch", "entry": entries}))
     again = sources.read(write(tmp_path / "kept.json", found.packed().decode()))
     assert again.packed() == found.packed()
-    assert again.digest == found.digest
     assert whose(again, system=SYSTEM) == whose(found, system=SYSTEM) == ["4711"]
     assert whose(again) == ["p"]
     assert b"Muster" not in found.packed()
