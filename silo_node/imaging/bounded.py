@@ -91,7 +91,7 @@ class Source:
 def opened(path: Path | str) -> Iterator[Source]:
     """The file, to be read within limits.
 
-    Raises OSError; NotAFile, before anything is read; zlib.error and TooMuch where it is deflated.
+    Raises OSError; NotAFile, before anything is read; zlib.error, EOFError and TooMuch where it is deflated.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -129,7 +129,7 @@ def _end_of_meta(start: bytes) -> int | None:
 
 
 def _inflated(handle: int, start: int) -> bytes:
-    """What is deflated from `start` on. Raises zlib.error, and TooMuch beyond MAX_INFLATED bytes."""
+    """What is deflated from `start` on. Raises zlib.error, EOFError, and TooMuch beyond MAX_INFLATED bytes."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     out: list[bytes] = []
     left = MAX_INFLATED
@@ -140,4 +140,6 @@ def _inflated(handle: int, start: int) -> bytes:
         if left < 0:
             raise TooMuch("the file inflates to too much")
         out.append(more)
+    if not stream.eof:
+        raise EOFError("the deflated data set is cut off")
     return b"".join(out)

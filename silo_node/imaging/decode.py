@@ -143,8 +143,9 @@ def _native(source: Source, bits: int, length: int, index: int) -> bytes:
     if -(-last // 8) > length:
         raise ValueError("pixel data is cut off")
     source.seek(first // 8, 1)
-    data = source.read(-(-last // 8) - first // 8)
-    if len(data) < -(-last // 8) - first // 8:
+    need = -(-last // 8) - first // 8
+    data = source.read(need + need % 2)  # the second byte of the last word may be what counts: big endian
+    if len(data) < need:
         raise ValueError("pixel data is cut off")
     if first % 8:
         single = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[first % 8 :][:bits]
@@ -202,7 +203,13 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
 
 def _stored(dataset: Dataset) -> NDArray[Any]:
     """Stored values of the frame: [h, w], or [h, w, 3] for colour."""
-    stored = pixel_array(dataset)
+    bits, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    if high is None or bits is None or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        stored = pixel_array(dataset)
+    else:
+        dataset.BitsStored = high + 1  # pydicom clears what is above the stored bits, and takes them for the lowest
+        stored = pixel_array(dataset)
+        dataset.BitsStored = bits
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
         top = 65535 if stored.dtype == np.uint16 else 255

@@ -121,10 +121,12 @@ class DecoderPool:
         done.put(None)
 
     def _take(self) -> _Worker:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return _Worker(self._job, *self._limits)
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.lives:
+                return worker
+            worker.close()
+        return _Worker(self._job, *self._limits)
 
 
 def _next(waiting: deque[Path]) -> Path | None:
@@ -157,6 +159,11 @@ class _Worker:
         self._poll = select.poll()  # not select(): it fails where a silo holds many files open
         self._poll.register(self._out, select.POLLIN)
         self._held = b""
+
+    @property
+    def lives(self) -> bool:
+        """Whether nobody has ended it while it waited."""
+        return self._process.poll() is None
 
     def ask(self, path: Path) -> None:
         """Give it a file; a worker that has died meanwhile says so when it is asked for the answer."""
