@@ -8,6 +8,7 @@
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
+| [label_source] source, finding, present, absent |           | labels from labels.csv or from DICOM reports             |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
@@ -20,7 +21,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -88,6 +89,24 @@ class Limits(_Strict):
     """Free space on the silo's disk, in MB, below which rounds are refused."""
 
 
+class LabelSource(_Strict):
+    """source: "csv" reads labels.csv, "sr" the structured reports in the data folder. The codes are what such a report
+    says, each as "SCHEME:VALUE": `finding` the question, such as "SCT:233604007", `present` and `absent` the answers.
+    """
+
+    source: Literal["csv", "sr"] = "csv"
+    finding: str = ""
+    present: str = "SCT:52101004"
+    absent: str = "SCT:2667000"
+
+    @model_validator(mode="after")
+    def _codes(self) -> LabelSource:
+        for name in ("finding", "present", "absent"):
+            if self.source == "sr" and not re.fullmatch(r"[^:]+:[^:]+", getattr(self, name)):
+                raise ValueError(f'{name}: must be a code such as "SCT:233604007" where source is "sr"')
+        return self
+
+
 class Settings(_Strict):
     """The content of silo.toml. Paths are absolute or relative to the silo's folder."""
 
@@ -104,6 +123,7 @@ class Settings(_Strict):
     broker: Broker = Broker()
     training: Training = Training()
     limits: Limits = Limits()
+    label_source: LabelSource = LabelSource()
 
     @field_validator("name")
     @classmethod

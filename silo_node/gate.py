@@ -333,14 +333,14 @@ def _signers(
 
 def _cohort(config: Config, manifest: Manifest, registry: object, minimum: int, now: datetime) -> Cohort:
     # Loaded here: benchmarks of the constant trainer never need the imaging code.
-    from silo_node.imaging import cohort, labels
+    from silo_node.imaging import cohort, label_sources
     from silo_node.imaging.errors import DataError
 
     try:
         return cohort.build(
             manifest,
             config.index_db,
-            labels.load(config.labels),
+            label_sources.of(config, registry),  # type: ignore[arg-type]
             registry,  # type: ignore[arg-type]
             now,
             min_patients=minimum,

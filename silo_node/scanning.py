@@ -34,7 +34,7 @@ def scan(config: Config, progress: Progress | None = None) -> ScanReport:
     try:
         known = labels.load(config.labels)
     except TableError as error:
-        if registry is not None and len(registry):
+        if registry is not None and len(registry) and config.settings.label_source.source == "csv":
             raise Refused(
                 "LABELS_NEEDED",
                 f"Nothing was opened: patients have opted out, and only {config.labels.name} says whose a file is "
@@ -84,12 +84,12 @@ def check_pixels(index_db: Path, config: Config | None, progress: Progress | Non
 
 
 def labels_problem(config: Config) -> SiloError | None:
-    """What is wrong with labels.csv, None where it can be used."""
-    from silo_node.imaging import labels
+    """What is wrong with the labels, None where they can be used."""
+    from silo_node.imaging import label_sources
     from silo_node.imaging.errors import TableError
 
     try:
-        labels.load(config.labels)
+        label_sources.of(config, opt_out_registry.load(config, datetime.now(UTC)))
     except TableError as error:
         return error
     return None

@@ -1,6 +1,7 @@
 """DICOM in: which pictures a hospital has (index), which a round may use (cohort), and their pixels (decode, cache).
 
     labels.py   what the hospital says about its pictures (CSV)
+    label_sources.py   the same from elsewhere: DICOM structured reports
     bounded.py  one file, opened so that nothing in it costs more than a fixed amount of time and memory
     header.py   one file's header, without its pixels
     index.py    headers of a folder, in SQLite; every file is a row, a bad one a row with its reason
