@@ -179,6 +179,12 @@ def _print_result(result: Mapping[str, Any]) -> None:
 
 def _stay_open(network: Network, study: str) -> None:
     _print_accounts(network)
+    table = Table(title="Each hospital's own page (user it)", title_justify="left")
+    for column in ("hospital", "address", "password"):
+        table.add_column(column, no_wrap=True)
+    for hospital in network.hospitals:
+        table.add_row(hospital.name, *hospital.open_page())
+    console.print(table)
     console.print(f"The study: {network.portal.address}/studies/{study}/   Ctrl-C ends everything.")
     while True:
         network.check()

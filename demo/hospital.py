@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.portal import ROOT
-from demo.processes import Process
+from demo.processes import Process, free_port
 from demo.silo_command import call_silo
 
 REFUSED = 3  # exit code of `silo` when a rule of the hospital forbids what was asked
@@ -28,6 +28,7 @@ class Hospital:
     data: Path | None
     portal: str
     extra_env: dict[str, str] = field(default_factory=dict)
+    page_port: int = field(default_factory=free_port)
     process: Process | None = None
     fingerprint: str = ""
 
@@ -42,6 +43,7 @@ class Hospital:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "SILO_HOME": str(self.folder),
+            "SILO_PAGE_PORT": str(self.page_port),
             **self.extra_env,
         }
 
@@ -99,6 +101,14 @@ class Hospital:
             env=self.env,
             cwd=ROOT,
         )
+
+    def open_page(self) -> tuple[str, str]:
+        """Lets `it` sign in at the silo's own page; returns its address and the password."""
+        self.silo(
+            *("page", "user", "add", "it", "--role", "it", "--folder", str(self.folder)),
+            *("--password-file", str(self.passphrase_file)),
+        )
+        return f"http://localhost:{self.page_port}/", self.passphrase_file.read_text()
 
     def rounds(self) -> list[dict[str, Any]]:
         """The silo's own record of the rounds it took part in (rounds.jsonl)."""

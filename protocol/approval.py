@@ -24,6 +24,7 @@ from protocol.statement import (
     Signer,
     Statement,
     aware,
+    draft_statement,
     open_statement,
     parse_statement,
     sign_statement,
@@ -45,6 +46,7 @@ from protocol.trust import (
 __all__ = [
     "APPROVAL_TYPE",
     "MEANINGS",
+    "ON_PORTAL_PAGE",
     "TRUST_TYPE",
     "ApprovalError",
     "ApprovalLimits",
@@ -56,6 +58,7 @@ __all__ = [
     "TrustedKey",
     "add_signature",
     "check_approvals",
+    "draft_statement",
     "first_trust",
     "freeze_trust",
     "open_statement",
@@ -65,19 +68,25 @@ __all__ = [
     "utc_text",
 ]
 
+ON_PORTAL_PAGE: Final = "decided on the portal's page"
+"""Said wherever a decision is shown that was signed with a passkey on a page which the portal serves."""
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far in the future a statement's own time may lie."""
 
 
 @dataclass(frozen=True)
 class Approved:
-    """What the approvals together allow: the strictest limits, the time they share, and the digests that make it so."""
+    """What the approvals together allow: the strictest limits, the time they share, and the digests that make it so.
+
+    people: who approved. on_portal_page: those of them whose approval counts only as ON_PORTAL_PAGE says.
+    """
 
     limits: ApprovalLimits
     not_before: datetime
     not_after: datetime
     digests: tuple[str, ...]
     people: tuple[str, ...]
+    on_portal_page: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,7 @@ def check_approvals(
         not_after=min([parse_time(item.statement.not_after) for item in held] + [item.key.not_after for item in held]),
         digests=tuple(sorted({item.digest for item in held})),
         people=tuple(sorted(people)),
+        on_portal_page=tuple(sorted(people - {item.key.person for item in held if not item.key.on_portal_page})),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -88,8 +88,8 @@ def utc_text(moment: datetime) -> str:
     return aware(moment).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def sign_statement(
-    key: SigningKey,
+def draft_statement(
+    signer: str,
     trust: Trust,
     *,
     decision: Literal["approve", "reject", "revoke"],
@@ -104,14 +104,14 @@ def sign_statement(
     not_after: datetime,
     now: datetime,
     after: Iterable[Statement] = (),
-) -> Envelope:
-    """A signed decision. Name and role come from trust.json.
+) -> bytes:
+    """The canonical bytes of a decision, to be signed with the key `signer`. Name and role come from trust.json.
 
-    Parameters: manifest, policy, match: digests. after: statements that this one answers: it is dated after all of
-    them, so that a revocation ends them even where a clock was wrong.
+    Parameters: signer: keyid. manifest, policy, match: digests. after: statements that this one answers: it is dated
+    after all of them, so that a revocation ends them even where a clock was wrong.
     Raises: ApprovalError(APPROVAL_SIGNATURE) where trust.json does not know the key; ApprovalError(APPROVAL_FORM).
     """
-    known = trust.keys.get(key.keyid)
+    known = trust.keys.get(signer)
     if known is None:
         raise ApprovalError("APPROVAL_SIGNATURE", "This key does not stand in the hospital's trust.json.")
     moment = max([aware(now), *(parse_time(other.time) + timedelta(seconds=1) for other in after)])
@@ -130,12 +130,17 @@ def sign_statement(
             "not_before": utc_text(not_before),
             "not_after": utc_text(not_after),
             "nonce": b64(os.urandom(16)),
-            "signer": {"name": known.person, "role": known.role, "keyid": key.keyid},
+            "signer": {"name": known.person, "role": known.role, "keyid": signer},
             "time": utc_text(moment),
         }
     )
     parse_statement(payload)
-    return sign_envelope(APPROVAL_TYPE, payload, key)
+    return payload
+
+
+def sign_statement(key: SigningKey, trust: Trust, **fields: Any) -> Envelope:
+    """A decision signed with a steward's key. Parameters and errors: those of `draft_statement`."""
+    return sign_envelope(APPROVAL_TYPE, draft_statement(key.keyid, trust, **fields), key)
 
 
 def parse_statement(payload: bytes) -> Statement:
@@ -168,7 +173,9 @@ def open_statement(envelope: Envelope, *, trust: Trust) -> Statement:
     """
     # 1
     try:
-        signers = verify_envelope(envelope, payload_type=APPROVAL_TYPE, keys=trust.publics(STEWARD))
+        signers = verify_envelope(
+            envelope, payload_type=APPROVAL_TYPE, keys=trust.publics(STEWARD, on_portal_page=True)
+        )
     except UnknownKey as error:
         raise ApprovalError(
             "APPROVAL_SIGNATURE", "The statement is not signed with a key of the hospital's trust.json."

@@ -3,10 +3,16 @@
 A DSSE envelope of type TRUST_TYPE over canonical JSON:
 
     {"schema": "consilium/trust/1", "version": 1, "roles": {"steward": 1},
-     "keys": {keyid: {"kind": "ed25519", "public": base64, "role": "steward", "person": name, "not_after": time}}}
+     "keys": {keyid: {"kind": "ed25519", "public": base64, "role": "steward", "person": name, "not_after": time},
+              keyid: {"kind": "passkey", "alg": "ES256" | "EdDSA", "public": base64, "credential": base64,
+                      "rp_id": name, "origin": address, "page": "silo" | "portal", "role", "person", "not_after"}}}
 
 What counts is people, not keys: two keys of one person are one voice. Version n+1 is signed by the thresholds of both n
 and n+1, so no single stolen key can change who decides.
+
+page says who serves the page on which a passkey is used. Where it is the portal, the hospital has lowered the bar for
+itself: such a key can decide about a study, and the decision says so wherever it is shown; it never counts for
+trust.json, a policy or a resume.
 """
 
 from __future__ import annotations
@@ -21,11 +27,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from protocol.canonical import CanonicalError, b64, decode, digest, encode, unb64
 from protocol.data_use.document import KeyId, Time, parse_time
-from protocol.manifest_fields import Part, PublicKey
+from protocol.manifest_fields import Line, Part, PublicKey
+from protocol.passkeys import Algorithm, Passkey
 from protocol.signing import (
     BadSignature,
     Envelope,
-    MalformedEnvelope,
     SignatureError,
     SigningKey,
     keyid,
@@ -55,24 +61,54 @@ class TrustError(ApprovalError):
         super().__init__("TRUST", sentence)
 
 
-class _Key(Part):
+class _Person(Part):
+    role: Literal["steward"]
+    person: Annotated[Line, Field(min_length=1, max_length=200)]
+    not_after: Time
+
+
+class _Key(_Person):
     kind: Literal["ed25519"]
     public: PublicKey
-    role: Literal["steward"]
-    person: str = Field(min_length=1, max_length=200)
-    not_after: Time
+
+    def trusted(self) -> TrustedKey:
+        return TrustedKey(unb64(self.public), self.role, self.person, parse_time(self.not_after))
+
+
+class _Passkey(_Person):
+    kind: Literal["passkey"]
+    alg: Algorithm
+    public: str = Field(max_length=100)
+    credential: str = Field(max_length=2000)
+    rp_id: str = Field(max_length=253)
+    origin: str = Field(max_length=300)
+    page: Literal["silo", "portal"]
+
+    def trusted(self) -> TrustedKey:
+        try:
+            public, credential = unb64(self.public), unb64(self.credential)
+        except CanonicalError as error:
+            raise ValueError(f"public and credential must be base64 ({error})") from None
+        passkey = Passkey(self.alg, public, credential, self.rp_id, self.origin)
+        return TrustedKey(
+            public, self.role, self.person, parse_time(self.not_after), passkey, on_portal_page=self.page == "portal"
+        )
 
 
 class _Document(Part):
     schema_: Literal["consilium/trust/1"] = Field(alias="schema")
     version: int = Field(ge=1)
-    keys: dict[KeyId, _Key] = Field(min_length=1, max_length=64)
+    keys: dict[KeyId, Annotated[_Key | _Passkey, Field(discriminator="kind")]] = Field(min_length=1, max_length=64)
     roles: dict[Literal["steward"], Annotated[int, Field(ge=1)]] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check_keys(self) -> _Document:
         for name, key in self.keys.items():
-            if keyid(unb64(key.public)) != name:
+            try:
+                trusted = key.trusted()
+            except ValueError as error:
+                raise ValueError(f"keys.{name}: {error}") from None
+            if trusted.keyid != name:
                 raise ValueError(f"keys.{name}: is another key than its name says")
         for role, needed in self.roles.items():
             people = {key.person for key in self.keys.values() if key.role == role}
@@ -83,12 +119,28 @@ class _Document(Part):
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A person's key: 32 public bytes, the role it speaks for, and until when (UTC)."""
+    """A person's key: its public bytes, the role it speaks for, and until when (UTC).
+
+    passkey: None for a plain Ed25519 key (32 public bytes). on_portal_page: a passkey that is used on a page which the
+    portal serves, so that the portal decides what the person sees.
+    """
 
     public: bytes
     role: str
     person: str
     not_after: datetime
+    passkey: Passkey | None = None
+    on_portal_page: bool = False
+
+    @property
+    def keyid(self) -> str:
+        """The key's name in trust.json and in signatures."""
+        return keyid(self.public) if self.passkey is None else self.passkey.keyid
+
+    @property
+    def verifier(self) -> bytes | Passkey:
+        """What `verify_envelope` takes."""
+        return self.public if self.passkey is None else self.passkey
 
 
 @dataclass(frozen=True)
@@ -100,12 +152,17 @@ class Trust:
     keys: Mapping[str, TrustedKey]
     roles: Mapping[str, int]
 
-    def publics(self, role: str = STEWARD, now: datetime | None = None) -> dict[str, bytes]:
-        """Public keys (32 bytes) of a role, by keyid; with `now` only those that are valid then."""
+    def publics(
+        self, role: str = STEWARD, now: datetime | None = None, *, on_portal_page: bool = False
+    ) -> dict[str, bytes | Passkey]:
+        """What verifies a role's signatures, by keyid; with `now` only the keys that are valid then.
+
+        Parameters: on_portal_page: also the passkeys that are used on a page of the portal.
+        """
         return {
-            name: key.public
+            name: key.verifier
             for name, key in self.keys.items()
-            if key.role == role and (now is None or now < key.not_after)
+            if key.role == role and (now is None or now < key.not_after) and (on_portal_page or not key.on_portal_page)
         }
 
     def people(self, names: frozenset[str]) -> frozenset[str]:
@@ -141,7 +198,7 @@ def open_trust(envelope: Envelope, previous: Trust | None, *, now: datetime | No
     Raises: TrustError, SignatureError.
     """
     # 1
-    trust = _parse(envelope.payload)
+    trust = parse_trust(envelope.payload)
     # 2
     trust.verify(envelope, payload_type=TRUST_TYPE, now=now)
     # 3
@@ -166,7 +223,7 @@ def freeze_trust(document: Mapping[str, Any]) -> bytes:
         data = encode(dict(document))
     except CanonicalError as error:
         raise TrustError(f"The trust.json has no canonical form: {error}.") from None
-    _parse(data)
+    parse_trust(data)
     return data
 
 
@@ -179,13 +236,11 @@ def first_trust(key: SigningKey, *, person: str, not_after: str) -> Envelope:
 
 def add_signature(envelope: Envelope, key: SigningKey) -> Envelope:
     """The envelope with one more signature over the same bytes. Raises MalformedEnvelope where this key has signed."""
-    if key.keyid in {name for name, _ in envelope.signatures}:
-        raise MalformedEnvelope("this key has signed the envelope already")
-    more = sign_envelope(envelope.payload_type, envelope.payload, key)
-    return Envelope(envelope.payload_type, envelope.payload, envelope.signatures + more.signatures)
+    return envelope.joined(sign_envelope(envelope.payload_type, envelope.payload, key))
 
 
-def _parse(payload: bytes) -> Trust:
+def parse_trust(payload: bytes) -> Trust:
+    """What a trust.json says, whoever signed it: `open_trust` is for what is to count. Raises: TrustError."""
     if len(payload) > MAX_BYTES:
         raise TrustError(f"A trust.json is {MAX_BYTES} bytes at most, this one has {len(payload)}.")
     try:
@@ -199,10 +254,7 @@ def _parse(payload: bytes) -> Trust:
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise TrustError(f"The trust.json does not fit {SCHEMA}: {'; '.join(problems[:5])}.") from None
-    keys = {
-        name: TrustedKey(unb64(key.public), key.role, key.person, parse_time(key.not_after))
-        for name, key in document.keys.items()
-    }
+    keys = {name: key.trusted() for name, key in document.keys.items()}
     return Trust(
         document.version,
         digest(payload),

@@ -1,6 +1,6 @@
 """What a hospital installs: its node in the network, the silo. It runs behind the hospital's firewall and opens no port.
 
-    cli.py, commands_*.py   `silo init | enrol | scan | steward | policy | approve | resume | run | status`
+    cli.py, commands_*.py   `silo init | enrol | scan | steward | trust | policy | approve | resume | run | status`
     config.py, keys.py      the folder of a silo: silo.toml, its keys, what was pinned at enrolment
     sync.py                 `silo run`: waits for assignments, acts at once, answers
     round_runner.py         one round, from the announcement to the next model's digest
@@ -8,6 +8,9 @@
     sum_check.py            the published sum, held against what all members sent before it is used
     gate.py                 "may this round run?" - one function, all checks, before any image is opened
     approvals.py            what the steward signs
+    passkeys.py             the same by passkey, on the silo's own page
+    policies.py, decisions.py   what a steward sees before signing; what waits, what ends soon
+    trust_changes.py        the next trust.json: proposed, signed, put in force
     pauses.py, resumes.py   a study that waits here, and the steward's signed resume
     egress.py               the only module that sends; everything is signed, counted and logged
     journal.py              what survives kill -9, and is destroyed when a round ends

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,86 +10,80 @@ from rich.table import Table
 
 from protocol.plain_text import visible
 from silo_node.errors import PortalError, PortalRefused, Refused, UsageError
-from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
+from silo_node.terminal import (
+    AsJson,
+    Folder,
+    PassphraseFile,
+    errors_shown,
+    folder_and,
+    node_of,
+    out,
+    passphrase,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from protocol.manifest_changes import Changes
+    from protocol.statement import Statement
     from silo_node.approvals import Proposal
+    from silo_node.node import Node
+
+Person = Annotated[
+    str | None, typer.Option("--person", help="Whose key signs, as in trust.json; else the one the passphrase opens.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command()(policy)
+    from silo_node.commands_policy import policy
+
+    app.add_typer(policy)
     app.command()(approve)
-
-
-def policy(
-    folder: Folder = None,
-    file: Annotated[Path | None, typer.Option(help="The policy as JSON; what is missing is filled in.")] = None,
-    passphrase_file: PassphraseFile = None,
-    send: Annotated[bool, typer.Option(help="Also show it to the portal.")] = False,
-    yes: Annotated[bool, typer.Option(help="Do not ask.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Sign the hospital's data-use policy and put it in force here."""
-    with errors_shown(as_json):
-        from protocol.policy import describe_policy
-        from silo_node import approvals, documents
-
-        node = node_of(folder, enrolled=send)
-        try:
-            if file is None:
-                envelope = documents.read_envelope(node.config.policy)
-                if envelope is None:
-                    raise UsageError("there is no policy yet: give one with --file")
-                if not send:
-                    raise UsageError("give a policy with --file, or --send to show the one in force to the portal")
-            else:
-                envelope, document = approvals.sign_policy(
-                    node, approvals.read_policy_file(file), passphrase=passphrase(passphrase_file)
-                )
-                if not as_json:
-                    for sentence in describe_policy(document):
-                        out.print(f"  {sentence}", markup=False)
-            if send:
-                approvals.send_policy(node, envelope)
-        finally:
-            node.close()
-        facts = {"policy": envelope.digest, "sent": send}
-        if as_json:
-            print_json(facts)
-        else:
-            out.print(f"In force here: {envelope.digest}" + ("; the portal has it." if send else ""))
 
 
 def approve(
     folder: Folder = None,
     study: Annotated[str, typer.Argument(help="The study's id, st-...")] = "",
     passphrase_file: PassphraseFile = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Only list the studies that wait, and what was decided.")
+    ] = False,
     reject: Annotated[bool, typer.Option(help="Say no to the study.")] = False,
     revoke: Annotated[bool, typer.Option(help="Take an approval back; holds from the next round on.")] = False,
     reason: Annotated[str, typer.Option(help="Why; part of what is signed.")] = "",
     max_rounds: Annotated[int | None, typer.Option(help="Fewer rounds than the study asks for.", min=1)] = None,
     min_cohort: Annotated[int | None, typer.Option(help="The fewest patients that must take part.", min=1)] = None,
     until: Annotated[str | None, typer.Option(help="Last day of the approval, YYYY-MM-DD.")] = None,
+    person: Person = None,
     yes: Annotated[bool, typer.Option(help="Do not ask whether this is what you want.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a study in words and what the policy says to it, then sign the steward's decision."""
-    with errors_shown(as_json):
-        from silo_node import approvals
+    """Show a study in words, what the policy says to it and what changed since the last decision; then sign a decision.
 
+    Examples: silo approve /srv/silo --list; silo approve /srv/silo st-abc; silo approve /srv/silo st-abc --revoke --reason
+    "The ethics board asked for it."
+    """
+    with errors_shown(as_json):
+        from silo_node import approvals, decisions
+
+        folder, study = folder_and(folder, study)
         if reject and revoke:
             raise UsageError("--reject or --revoke, not both")
-        if not study:
-            raise UsageError("name the study")
         decision: approvals.Decision = "reject" if reject else "revoke" if revoke else "approve"
-        if decision != "approve" and not reason:
+        if not list_ and not study:
+            raise UsageError("name the study; `--list` shows which wait")
+        if not list_ and decision != "approve" and not reason:
             raise UsageError(f"a reason is needed to {decision}: --reason TEXT")
         node = node_of(folder)
         try:
+            if list_:
+                _list(node, as_json)
+                return
             proposal = approvals.fetch(node, study)
+            since = decisions.difference(node.config, proposal)
             if not as_json:
                 _show(proposal)
+                _show_changes(since)
             if decision == "approve" and proposal.found.decision == "DENY":
                 sentences = " ".join(f"{each.sentence} {each.change}" for each in proposal.found.reasons)
                 raise Refused("POLICY_DENY", f"The hospital's own policy denies this study. {sentences}")
@@ -105,13 +98,17 @@ def approve(
                 max_rounds=max_rounds,
                 min_cohort=min_cohort,
                 until=_day(until),
+                person=person,
             )
+            missing = decisions.missing(node.config, proposal) if decision == "approve" else 0
             facts: dict[str, Any] = {
                 "study": study,
                 "decision": decision,
                 "manifest": proposal.manifest,
                 "match": proposal.found.decision,
                 "approval": envelope.digest,
+                "missing": missing,
+                "changes": _change_facts(since),
                 "sent": True,
             }
             try:
@@ -128,6 +125,27 @@ def approve(
             print_json(facts)
         else:
             out.print(f"Signed and sent: {decision} {study} ({envelope.digest})")
+            if missing:
+                out.print(f"No round runs yet: {missing} more of this hospital's people must approve it.")
+
+
+def _list(node: Node, as_json: bool) -> None:
+    from silo_node import decisions
+
+    found = decisions.waiting(node)
+    if as_json:
+        print_json({"studies": found})
+        return
+    if not found:
+        out.print("No study waits for this hospital.")
+    for each in found:
+        state = {None: "waits for a decision", "approve": "approved", "reject": "rejected", "revoke": "taken back"}
+        said = state[each["decision"]]
+        if each["decision"] == "approve" and each["missing"]:
+            said = f"approved, but {each['missing']} more people must"
+        if each["remark"]:
+            said += f"; {each['remark']}"
+        out.print(f"{each['study']}  {said}  {each['title'] or ''}", markup=False)
 
 
 def _show(proposal: Proposal) -> None:
@@ -143,6 +161,37 @@ def _show(proposal: Proposal) -> None:
         out.print(f"  {each.sentence} {each.change}", markup=False)
     for owed in proposal.found.obligations:
         out.print(f"  Owed to this hospital: {owed.sentence}", markup=False)
+
+
+def _show_changes(since: tuple[Statement, Changes | None] | None) -> None:
+    if since is None:
+        out.print("This hospital has decided about no other version of this study.")
+        return
+    last, found = since
+    decided = {"approve": "approved", "reject": "rejected", "revoke": "took back"}[last.decision]
+    out.print(f"On {last.time[:10]} this hospital {decided} another version, {last.manifest}.")
+    if found is None:
+        out.print("  Its bytes are no longer here, so what changed can't be said: read all of the above.")
+        return
+    out.print(f"  {found.summary}", markup=False)
+    for words in found.words:
+        for mark, sentences in (("no longer", words.gone), ("now", words.new)):
+            for sentence in sentences:
+                out.print(f"  {words.label}, {mark}: {sentence}", markup=False)
+    for each in found.fields:
+        before, after = (each.before or "(not there)"), (each.after or "(not there)")
+        out.print(f"  {each.path}: {before} -> {after}", markup=False)
+
+
+def _change_facts(since: tuple[Statement, Changes | None] | None) -> dict[str, Any] | None:
+    if since is None:
+        return None
+    last, found = since
+    facts: dict[str, Any] = {"manifest": last.manifest, "decision": last.decision, "time": last.time}
+    if found is not None:
+        facts["summary"] = found.summary
+        facts["fields"] = [{"path": each.path, "before": each.before, "after": each.after} for each in found.fields]
+    return facts
 
 
 def _plain(text: str) -> str:

@@ -114,9 +114,11 @@ def _progress(what: str, root: Path) -> Iterator[Progress | None]:
 
 
 def _facts(file: IndexedFile, root: Path) -> dict[str, Any]:
+    from silo_node.imaging import index
+
     shape = [file.rows, file.columns] if file.rows and file.columns else None
     return {
-        "path": file.path.relative_to(root).as_posix(),
+        "path": index.key(file.path, root),
         "status": "ok" if file.problem is None else "refused",
         "reason": file.problem,
         "modality": file.modality,
@@ -166,7 +168,9 @@ def _show(report: ScanReport, index_db: Path, root: Path, files: bool) -> None:
 
 def _with_problems(index_db: Path, root: Path) -> list[tuple[str, str]]:
     """(code, path from the data folder) of each file that can't be used."""
-    return [(file.problem, file.path.relative_to(root).as_posix()) for file in _all(index_db) if file.problem]
+    from silo_node.imaging import index
+
+    return [(file.problem, index.key(file.path, root)) for file in _all(index_db) if file.problem]
 
 
 def _all(index_db: Path) -> list[IndexedFile]:

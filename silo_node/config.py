@@ -9,7 +9,13 @@
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
 | [label_source] source, finding, present, absent |           | labels from labels.csv or from DICOM reports             |
+| [training] device, nice       |                                | CPU or which graphics card; how far training yields      |
+| [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
+| [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
+| [page] host, port, name, off, tls_cert, tls_key | SILO_PAGE_PORT, SILO_PAGE_OFF | the node's own page, see `Page` |
+| [dicomweb] url, query, ...    |                                | images asked from the PACS, see `DicomWeb`               |
+| [receiver] port, peers, ...   |                                | images sent by the PACS (C-STORE), see `Receiver`        |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
 """
@@ -20,13 +26,16 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from silo_node.errors import UsageError
+from silo_node.hours import Window
+from silo_node.log_files import MOST_MB
 
 OPT_OUT_NAMES = ("opt_out.csv", "opt-out.csv")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
@@ -39,6 +48,8 @@ _ENVIRONMENT = {
     "SILO_CA_BUNDLE": ("ca_bundle",),
     "SILO_KEEP_COPIES": ("keep_copies",),
     "SILO_BROKER_URL": ("broker", "url"),
+    "SILO_PAGE_OFF": ("page", "off"),
+    "SILO_PAGE_PORT": ("page", "port"),
     "SILO_TRAINING_THREADS": ("training", "threads"),
     "SILO_TRAINING_ALLOW_CONSTANT": ("training", "allow_constant"),
 }
@@ -65,11 +76,28 @@ class Training(_Strict):
     """threads: CPU threads of one training; the number changes the last bits of a result, so it is fixed.
     allow_constant: whether the benchmark's trainer, which reads no image, may run.
     networks: names of networks this hospital allows; empty for all that the software knows.
+    device: "cpu", "cuda" or "cuda:1"; "auto" is the first graphics card, or the CPU where there is none.
+    nice: how far training yields to everything else on this machine, 0 to 19.
     """
 
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     allow_constant: bool = False
     networks: tuple[str, ...] = ()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    nice: Annotated[int, Field(ge=0, le=19)] = 5
+
+
+class Hours(_Strict):
+    """train: "20:00-06:00" in this machine's local time; empty for always. Rounds at other times are refused."""
+
+    train: str = ""
+
+    @field_validator("train")
+    @classmethod
+    def _window(cls, text: str) -> str:
+        if text:
+            Window.parse(text)
+        return text
 
 
 class Limits(_Strict):
@@ -83,10 +111,210 @@ class Limits(_Strict):
     """Between two heartbeats in a round; the portal gives a silo up after 10."""
     scan_minutes: Annotated[int, Field(ge=1, le=10080)] = 60
     """Age at which the DICOM folder is read again."""
+    watch_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    """Between two looks for new files in the DICOM folder and the inbox, and for the time of a fetch from the PACS."""
     opt_out_hours: Annotated[int, Field(ge=1, le=24)] = 24
     """Age of the last good reading of the opt-out list at which rounds are refused; never above 24."""
     free_mb: Annotated[int, Field(ge=0)] = 200
     """Free space on the silo's disk, in MB, below which rounds are refused."""
+    cache_gb: Annotated[float, Field(ge=0)] = 50
+    """Decoded pictures on the silo's disk, in GB; the longest unused go first (disk.py)."""
+    sent_mb: Annotated[int, Field(ge=0)] = 5000
+    """Copies of what left (`keep_copies`), in MB."""
+    logs_mb: Annotated[int, Field(ge=1)] = MOST_MB
+    """Each log with its old pieces, in MB."""
+
+
+class Page(_Strict):
+    """The node's own page. It answers on this machine only, unless it has a certificate and an internal name.
+
+    name: the name in the browser's address bar, such as silo.hospital.internal; passkeys are bound to it.
+    tls_cert, tls_key: PEM files, absolute or relative to the silo's folder.
+    """
+
+    off: bool = False
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    name: Annotated[str, Field(pattern=r"^[a-z0-9.-]{0,253}$")] = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    @model_validator(mode="after")
+    def _never_open_by_accident(self) -> Page:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key: both, or none")
+        try:
+            local = ip_address(self.host).is_loopback
+        except ValueError:
+            raise ValueError("host: must be an address such as 127.0.0.1 or 10.0.0.5, not a name") from None
+        if self.name and not self.tls_cert:
+            raise ValueError("name: needs tls_cert and tls_key, because browsers allow passkeys on https pages only")
+        if not local and not (self.tls_cert and self.name):
+            raise ValueError(
+                "host: other machines would reach the page: set tls_cert, tls_key and name (the internal name), or keep "
+                "127.0.0.1"
+            )
+        return self
+
+    @property
+    def host_name(self) -> str:
+        """What a browser calls this page; also the passkeys' relying party."""
+        return self.name or "localhost"
+
+    @property
+    def origin(self) -> str:
+        """As a browser writes it: `http://localhost:8765`."""
+        scheme, usual = ("https", 443) if self.tls_cert else ("http", 80)
+        return f"{scheme}://{self.host_name}" + ("" if self.port == usual else f":{self.port}")
+
+
+class Consent(_Strict):
+    """Where the patients' FHIR consents come from, beside the opt-out list; docs/hospital-it.md has examples.
+
+    source: "" for none (or what `silo consent import` put in place), "folder", "file" or "server".
+    path: the folder or file. url: the search, such as https://fhir.example.org/fhir/Consent?_include=Consent:patient
+    token_file: its first line is sent as Bearer token. codes, purposes: "system|code"; a permit must name one of them.
+    identifier_system, map: which PatientID a consent is about, see consent/patients.py.
+    max_age_hours: age of the last good reading at which rounds are refused.
+    """
+
+    source: Literal["", "folder", "file", "server"] = ""
+    path: str = ""
+    url: str = ""
+    token_file: str = ""
+    codes: tuple[str, ...] = ("urn:oid:2.16.840.1.113883.3.1937.777.24.5.3|2.16.840.1.113883.3.1937.777.24.5.3.8",)
+    purposes: tuple[str, ...] = ("http://terminology.hl7.org/CodeSystem/v3-ActReason|HRESCH",)
+    identifier_system: str = ""
+    map: str = ""
+    max_age_hours: Annotated[int, Field(ge=1, le=24)] = 24
+
+    @field_validator("codes", "purposes")
+    @classmethod
+    def _with_system(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for token in tokens:
+            system, _, code = token.rpartition("|")
+            if not system or not code:
+                raise ValueError('each must be "system|code"')
+        return tokens
+
+    @field_validator("url")
+    @classmethod
+    def _search(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+            raise ValueError("must start with https://, or http:// on this machine")
+        if not parts.hostname or parts.username or parts.fragment or not parts.path.endswith("/Consent"):
+            raise ValueError(
+                "must be a search such as https://fhir.example.org/fhir/Consent?_count=200, without a user"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _complete(self) -> Consent:
+        if not self.codes and not self.purposes:
+            raise ValueError("codes, purposes: at least one must be named")
+        for source, needed, unused in (("folder", "path", "url"), ("file", "path", "url"), ("server", "url", "path")):
+            if self.source == source and (not getattr(self, needed) or getattr(self, unused)):
+                raise ValueError(f'source = "{source}" needs {needed}, and no {unused}')
+        if not self.source and (self.path or self.url):
+            raise ValueError('source must say "folder", "file" or "server"')
+        if self.map and self.identifier_system:
+            raise ValueError("map and identifier_system: choose one")
+        return self
+
+
+QUERY_KEYS = ("Modality", "StudyDate", "StudyDescription", "InstitutionName")
+
+
+class DicomWeb(_Strict):
+    """A PACS that is asked for images by DICOMweb (QIDO-RS, WADO-RS). Nothing is ever written to it.
+
+    url: the root, such as https://pacs.hospital.example/dicom-web. query: what is asked for, by DICOM keyword; a list
+    of modalities is asked for one by one. http:// only to this machine, unless `unsafe_plain_http`.
+    """
+
+    url: str
+    user: str = ""
+    password_file: str = ""
+    """File whose first line is the password."""
+    ca_bundle: str = ""
+    """PEM file of the authorities that signed the PACS's certificate; empty: the silo's `ca_bundle`, else the system's."""
+    unsafe_plain_http: bool = False
+    query: dict[str, str | tuple[str, ...]] = {}
+    every_minutes: Annotated[int, Field(ge=1, le=10080)] = 60
+    timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """How long the PACS may be silent."""
+    instance_seconds: Annotated[float, Field(gt=0, le=7200)] = 300.0
+    """How long one answer may take in all."""
+    max_mb: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Size of one instance above which it is not taken."""
+    max_instances: Annotated[int, Field(ge=1)] = 100_000
+    """How many instances one run fetches; the next goes on."""
+    free_mb: Annotated[int, Field(ge=0)] = 1000
+    """Free space, in MB, that is left on the disk of the inbox."""
+
+    @field_validator("url")
+    @classmethod
+    def _root(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an address such as https://pacs.hospital.example/dicom-web")
+        if parts.username or parts.password:
+            raise ValueError("must hold no user or password: use `user` and `password_file`")
+        return url.rstrip("/")
+
+    @field_validator("query")
+    @classmethod
+    def _known_keys(cls, query: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        for key, value in query.items():
+            if key not in QUERY_KEYS:
+                raise ValueError(f"{key} can't be asked for: use {', '.join(QUERY_KEYS)}")
+            if key != "Modality" and not isinstance(value, str):
+                raise ValueError(f"{key} must be one text")
+        return query
+
+    @model_validator(mode="after")
+    def _guarded(self) -> DicomWeb:
+        parts = urlsplit(self.url)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if parts.scheme == "http" and not local and not self.unsafe_plain_http:
+            raise ValueError("url: must be https:// unless the PACS is on this machine, or set unsafe_plain_http")
+        if bool(self.user) != bool(self.password_file):
+            raise ValueError("set both `user` and `password_file`, or neither")
+        return self
+
+
+def _ae_title(title: str) -> str:
+    if not 1 <= len(title) <= 16 or title != title.strip() or not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]+", title):
+        raise ValueError("an AE title has 1 to 16 printable characters, no backslash, no space at its ends")
+    return title
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+class Peer(_Strict):
+    """Who may send: the AE title that calls, and the host that it calls from. Both must match."""
+
+    ae_title: AeTitle
+    host: Annotated[str, Field(min_length=1)]
+
+
+class Receiver(_Strict):
+    """The C-STORE receiver, off unless this table is there. host: the address it listens on."""
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    ae_title: AeTitle
+    host: str = "127.0.0.1"
+    peers: Annotated[tuple[Peer, ...], Field(min_length=1)]
+    max_mb: Annotated[int, Field(ge=1, le=4096)] = 512
+    """Size of one instance above which it is refused."""
+    max_associations: Annotated[int, Field(ge=1, le=64)] = 4
+    free_mb: Annotated[int, Field(ge=0)] = 1000
+    """Free space, in MB, that is left on the disk of the inbox."""
 
 
 class LabelSource(_Strict):
@@ -122,8 +350,13 @@ class Settings(_Strict):
     """Keep a copy of every body that leaves in FOLDER/sent, for a hospital that wants to look for itself."""
     broker: Broker = Broker()
     training: Training = Training()
+    hours: Hours = Hours()
+    consent: Consent = Consent()
     limits: Limits = Limits()
     label_source: LabelSource = LabelSource()
+    page: Page = Page()
+    dicomweb: DicomWeb | None = None
+    receiver: Receiver | None = None
 
     @field_validator("name")
     @classmethod
@@ -222,6 +455,38 @@ class Config:
         return next(iter(found.values()), None)
 
     @property
+    def consent_path(self) -> Path | None:
+        """The folder or file of consents: as set, else what `silo consent import` put in place; None without one."""
+        if self.settings.consent.source in ("folder", "file"):
+            return self._at(self.settings.consent.path, self.folder)
+        return self.consent_imported if not self.settings.consent.source and self.consent_imported.exists() else None
+
+    @property
+    def consent_imported(self) -> Path:
+        """What `silo consent import` put in place."""
+        return self.folder / "consent" / "imported.json"
+
+    @property
+    def consent_kept(self) -> Path:
+        """The last good reading of the consents."""
+        return self.folder / "consent" / "fhir.json"
+
+    @property
+    def consent_known(self) -> Path:
+        """The decisions that the silo's log knows."""
+        return self.folder / "consent" / "known.json"
+
+    @property
+    def consent_map(self) -> Path | None:
+        """CSV: reference -> PatientID."""
+        return self._at(self.settings.consent.map, self.folder) if self.settings.consent.map else None
+
+    @property
+    def consent_token(self) -> Path | None:
+        """The token for the FHIR server."""
+        return self._at(self.settings.consent.token_file, self.folder) if self.settings.consent.token_file else None
+
+    @property
     def ca_bundle(self) -> Path | None:
         """PEM file, or None for the system's authorities."""
         return self._at(self.settings.ca_bundle, self.folder) if self.settings.ca_bundle else None
@@ -282,6 +547,16 @@ class Config:
         return self.folder / "index.db"
 
     @property
+    def inbox(self) -> Path:
+        """Images that were fetched from, or sent by, the PACS; scanned like the DICOM folder."""
+        return self.folder / "inbox"
+
+    @property
+    def pacs_db(self) -> Path:
+        """What was fetched and received, and how the last fetch ended."""
+        return self.folder / "pacs.db"
+
+    @property
     def cache(self) -> Path:
         """Decoded images."""
         return self.folder / "cache"
@@ -307,11 +582,11 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 def _typed(variable: str, leaf: str, text: str) -> Any:
-    if leaf == "threads":
+    if leaf in ("threads", "port"):
         if not text.isdecimal():
             raise UsageError(f"{variable}={text}: must be a whole number")
         return int(text)
-    if leaf in ("allow_constant", "keep_copies"):
+    if leaf in ("allow_constant", "keep_copies", "off"):
         if text.lower() not in ("true", "false", "1", "0"):
             raise UsageError(f"{variable}={text}: must be true or false")
         return text.lower() in ("true", "1")

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,16 +25,21 @@ from typing import Any, Final
 
 from protocol import canonical
 from protocol.transparency.note import Checkpoint, open_checkpoint, sign_checkpoint
-from protocol.transparency.tiles import FolderTileStore, append, root_at
+from protocol.transparency.proof import make_proof
+from protocol.transparency.tiles import FolderTileStore, append, inclusion_from_tiles, root_at
 from silo_node.errors import DiskFull, SiloError, is_disk_full
 from silo_node.files import write_bytes
 from silo_node.keys import Keys
+from silo_node.migrations import migrate
 
-_SCHEMA: Final = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;
-CREATE TABLE IF NOT EXISTS entry(
- number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL, private BLOB, salt BLOB, position INTEGER UNIQUE);
-"""
+STEPS: Final = (
+    (
+        "CREATE TABLE IF NOT EXISTS entry("
+        " number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL, private BLOB, salt BLOB,"
+        " position INTEGER UNIQUE)",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 
 
 class EvidenceDamaged(SiloError):
@@ -41,6 +47,17 @@ class EvidenceDamaged(SiloError):
 
     def __init__(self, sentence: str) -> None:
         super().__init__("EVIDENCE_DAMAGED", sentence)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record's bytes, and what stands beside it: payload and salt, None where there is none or it was erased. position:
+    its index in the tree, None before it has one."""
+
+    data: bytes
+    payload: Any = field(repr=False)
+    salt: bytes | None = field(repr=False)
+    position: int | None
 
 
 class EvidenceLog:
@@ -57,7 +74,9 @@ class EvidenceLog:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._db.executescript(_SCHEMA)
+        self._db.execute("PRAGMA secure_delete=ON")  # of this connection, also for what a step removes
+        migrate(self._db, STEPS)
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
 
     def record(
         self,
@@ -162,6 +181,25 @@ class EvidenceLog:
             rows = self._db.execute("SELECT record FROM entry ORDER BY number").fetchall()
         found = [canonical.decode(bytes(record)) for (record,) in rows]
         return [record for record in found if kind is None or record["type"] == kind]
+
+    def find(self, kind: str, subject: str) -> list[Kept]:
+        """All records of this type about this subject's id, in order."""
+        with self._lock:
+            rows = self._db.execute("SELECT record, private, salt, position FROM entry ORDER BY number").fetchall()
+        found = []
+        for data, private, salt, position in rows:
+            record = canonical.decode(bytes(data))
+            if record["type"] == kind and record["subject"]["id"] == subject:
+                payload = canonical.decode(bytes(private)) if private is not None else None
+                found.append(Kept(bytes(data), payload, salt, position))
+        return found
+
+    def proof(self, position: int) -> str:
+        """The tlog-proof of an entry, under the last signed checkpoint. Raises: ProofError where it is not in there yet."""
+        with self._sequencer():
+            note = (self._folder / "checkpoint").read_text(encoding="utf-8")
+            size = open_checkpoint(note, self._keys.log_vkey).size
+            return make_proof(position, inclusion_from_tiles(FolderTileStore(self._folder), position, size), note)
 
     def close(self) -> None:
         """Close the database."""

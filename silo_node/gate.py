@@ -13,10 +13,10 @@ of the blocks in `check`:
      8. The policy, matched afresh, does not deny the study.
      9. The stewards' approvals hold: who, how many, for this manifest, policy and match, now, not revoked.
     10. The portal's log holds the approval, in a checkpoint that continues the last one seen here.
-    11. Limits: rounds, networks, participants.
+    11. Limits: rounds, networks, participants, the hours in which this machine may train.
     12. The model that goes in carries enough of the participants' signatures, and is none that came before another one,
         unless the stewards have signed that the study may go back to it.
-    13. The opt-out list was loaded freshly, and the cohort of today is large enough.
+    13. The opt-out list and the consents were loaded freshly, and the cohort of today is large enough.
 
 Each refusal is a code and a sentence that a person understands; both go to the portal, so neither names a patient or an
 exact count.
@@ -40,11 +40,15 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
-from silo_node import documents, opt_out_registry, pauses, portal_log
+from silo_node import documents, pauses, portal_log
 from silo_node.announcement import Announcement, context
 from silo_node.config import Config
+from silo_node.consent import changes as consent_changes
+from silo_node.consent import registry as consents
+from silo_node.consent.registry import Registry
 from silo_node.errors import Refused
 from silo_node.files import read_json
+from silo_node.hours import Window
 from silo_node.node import Node
 
 if TYPE_CHECKING:
@@ -57,8 +61,9 @@ CONSTANT: Final = "constant"
 class Permission:
     """What a round may do, as the gate found it.
 
-    manifest: verified. cohort: the pictures that may be opened; None where no image is. opt_out: digest of the list in
-    force. approvals: digests of the statements that permit it. known_partners, min_known: for the sets of the round.
+    manifest: verified. cohort: the pictures that may be opened; None where no image is. opt_out: digest of the registry
+    in force, list and consents. approvals: digests of the statements that permit it. known_partners, min_known:
+    for the sets of the round.
     """
 
     manifest: Manifest
@@ -135,13 +140,16 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
     _logged(announcement, approved, node)
     # 11
     _limits(announcement, manifest, approved, node)
+    _hours(announcement, config, now)
     _partners(manifest, policy.partners.keys)
     # 12
     if announcement.model is not None:
         _signed_model(announcement, manifest, node)
         _not_older(announcement, node)
     # 13
-    cohort, opt_out = cohort_of_today(config, manifest, policy, approved.limits.min_cohort, now)
+    registry = consents.load(config, now, consents.default_of(policy))
+    consent_changes.note(node, registry)
+    cohort, opt_out = _cohort_of(config, manifest, policy, approved.limits.min_cohort, registry)
     return Permission(
         manifest=manifest,
         cohort=cohort,
@@ -159,15 +167,20 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
 def cohort_of_today(
     config: Config, manifest: Manifest, policy: PolicyDocument, least: int, now: datetime
 ) -> tuple[Cohort | None, str | None]:
-    """(the pictures that a round of today may open, None where it opens none; digest of the opt-out list, None without).
+    """(the pictures that a round of today may open, None where it opens none; digest of the registry, None without).
 
     least: the fewest patients that the approval asks for; the policy may ask for more. Raises Refused, such as
     COHORT_TOO_SMALL.
     """
-    registry = opt_out_registry.load(config, now)
+    return _cohort_of(config, manifest, policy, least, consents.load(config, now, consents.default_of(policy)))
+
+
+def _cohort_of(
+    config: Config, manifest: Manifest, policy: PolicyDocument, least: int, registry: Registry
+) -> tuple[Cohort | None, str | None]:
     minimum = max(policy.limits.min_cohort or 0, least)
-    cohort = None if manifest.plan.network.name == CONSTANT else _cohort(config, manifest, registry, minimum, now)
-    return cohort, registry.digest if registry is not None else None
+    cohort = None if manifest.plan.network.name == CONSTANT else _cohort(config, manifest, registry, minimum)
+    return cohort, registry.digest
 
 
 def trained_key(study: str, model: str) -> str:
@@ -263,6 +276,14 @@ def _limits(announcement: Announcement, manifest: Manifest, approved: Approved, 
         raise Refused("NETWORK_NOT_ALLOWED", f"This hospital does not allow the network '{network}'.")
 
 
+def _hours(announcement: Announcement, config: Config, now: datetime) -> None:
+    """A round has no stage in which it waits for hours: it goes on without this silo, which joins the next one in time."""
+    window = Window.parse(config.settings.hours.train) if config.settings.hours.train else None
+    if window is not None and announcement.purpose != "initial" and not window.holds(now):
+        again = window.next_start(now).isoformat(timespec="minutes")
+        raise Refused("NIGHT_ONLY", f"This hospital trains between {window} only, and takes part again from {again}.")
+
+
 def _signed_model(announcement: Announcement, manifest: Manifest, node: Node) -> None:
     """At least t participants signed this model's digest, all in one earlier round of this study."""
     keys = {keyid(public): silo for silo, public in manifest.public_keys().items()}
@@ -331,7 +352,8 @@ def _signers(
     return found
 
 
-def _cohort(config: Config, manifest: Manifest, registry: object, minimum: int, now: datetime) -> Cohort:
+def _cohort(config: Config, manifest: Manifest, registry: Registry, minimum: int) -> Cohort:
+    consents.usable(registry)
     # Loaded here: benchmarks of the constant trainer never need the imaging code.
     from silo_node.imaging import cohort, label_sources
     from silo_node.imaging.errors import DataError
@@ -340,10 +362,12 @@ def _cohort(config: Config, manifest: Manifest, registry: object, minimum: int, 
         return cohort.build(
             manifest,
             config.index_db,
-            label_sources.of(config, registry),  # type: ignore[arg-type]
-            registry,  # type: ignore[arg-type]
-            now,
+            label_sources.of(config, registry.opt_out),
+            registry.opt_out,
+            registry.now,
             min_patients=minimum,
+            consented=registry.permits,
+            withdrawn=registry.withdrawn,
         )
     except DataError as error:
         raise Refused(error.code, error.sentence) from None

@@ -49,6 +49,7 @@ def note_cohort(node: Node, announcement: Announcement, permission: Permission) 
             "opened": announcement.purpose != "initial",
             "excluded": {code: bucket(count) for code, count in cohort.excluded.items()},
         },
+        private={"patients": len(cohort.patients)},
     )
     if announcement.purpose != "initial":
         node.evidence.record(

@@ -161,7 +161,7 @@ def sign(
         refs={"model": str(pause.model), "resume": envelope.digest},
         data={"step": "signed", "lists": pause.lists, "unmasked": pause.unmasked, "missing": missing},
         private={"reason": Resume.parse(envelope.payload).reason},
-        actor=steward_actor(node, key),
+        actor=steward_actor(node, key.keyid),
     )
     write_json(config.resumes / pause.study / f"{envelope.digest.removeprefix('sha256:')}.json", envelope.as_dict())
     return envelope, missing

@@ -29,6 +29,8 @@ def scan(config: Config, progress: Progress | None = None) -> ScanReport:
     """
     from silo_node.imaging import index, labels
     from silo_node.imaging.errors import TableError
+    from silo_node.pacs import watch
+    from silo_node.pacs.inbox import Patients
 
     registry = opt_out_registry.load(config, datetime.now(UTC))
     try:
@@ -42,7 +44,11 @@ def scan(config: Config, progress: Progress | None = None) -> ScanReport:
             ) from None
         # A scan helps to find out what is wrong with the labels; the gate refuses rounds until they are right.
         known = None
-    return index.scan(config.data, config.index_db, labels=known, opt_out=registry, progress=progress)
+    seen = watch.look(config)
+    inbox = Patients(config.inbox, config.pacs_db)
+    report = index.scan(config.data, config.index_db, labels=known, opt_out=registry, inbox=inbox, progress=progress)
+    watch.scanned(config, seen)
+    return report
 
 
 def try_folder(data: Path, index_db: Path, config: Config | None, progress: Progress | None = None) -> ScanReport:
@@ -66,12 +72,16 @@ def check_pixels(index_db: Path, config: Config | None, progress: Progress | Non
     from silo_node.imaging import index
     from silo_node.imaging.decoder_pool import DecoderPool
 
-    registry = opt_out_registry.load(config, datetime.now(UTC)) if config else None
+    closed: frozenset[str] = frozenset()
+    if config is not None:
+        from silo_node.consent import changes
+
+        listed = opt_out_registry.load(config, datetime.now(UTC))
+        closed = changes.without_consent(config) | (listed.patients if listed else frozenset())
     wanted = [
         file.path
         for file in index.files(index_db)
-        if (file.problem is None or file.problem in index.WORTH_ANOTHER_TRY)
-        and not (registry and file.patient in registry)
+        if (file.problem is None or file.problem in index.WORTH_ANOTHER_TRY) and file.patient not in closed
     ]
     problems: dict[Path, str | None] = {}
     with DecoderPool(size=(64, 64)) as pool:
@@ -96,8 +106,8 @@ def labels_problem(config: Config) -> SiloError | None:
 
 
 def is_due(config: Config) -> bool:
-    """Whether the folder is there and its index is missing or older than the setting."""
-    if not config.data.is_dir() or not any(config.data.iterdir()):
+    """Whether the folder, or the inbox, is there and its index is missing or older than the setting."""
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in (config.data, config.inbox)):
         return False
     if not config.index_db.exists():
         return True
@@ -105,23 +115,24 @@ def is_due(config: Config) -> bool:
 
 
 def erase_wanted(config: Config) -> bool:
-    """Whether the opt-out list has changed since cached pictures were last deleted for it."""
-    kept = config.folder / "consent" / "opt_out.csv"
-    if not kept.exists() or not config.cache.is_dir():
+    """Whether the opt-out list, or what is known of consents, has changed since pictures were last deleted for it."""
+    if not (config.cache.is_dir() or config.inbox.is_dir()) or not any(path.exists() for path in _registries(config)):
         return False
     erased = read_json(_erased(config))
     return erased is None or erased["list"] != _digest(config)
 
 
 def erase_opted_out(config: Config) -> int:
-    """Delete the cached pictures of everybody on the opt-out list; how many there were."""
+    """Delete the pictures, cached or come from the PACS, of everybody who opted out or whose consent does not hold; how many."""
+    from silo_node.consent import changes
     from silo_node.imaging import cache
+    from silo_node.pacs import inbox
 
-    registry = opt_out_registry.load(config, datetime.now(UTC))
-    if registry is None:
-        return 0
-    count = cache.forget(config.cache, registry.patients)
-    write_json(_erased(config), {"list": registry.digest})
+    listed = opt_out_registry.load(config, datetime.now(UTC))
+    before = _digest(config)
+    gone = changes.without_consent(config) | (listed.patients if listed else frozenset())
+    count = cache.forget(config.cache, gone) + inbox.forget(config.inbox, config.pacs_db, gone)
+    write_json(_erased(config), {"list": before})
     return count
 
 
@@ -129,7 +140,11 @@ def _erased(config: Config) -> Path:
     return config.folder / "consent" / "erased.json"
 
 
+def _registries(config: Config) -> tuple[Path, ...]:
+    return config.folder / "consent" / "opt_out.csv", config.consent_known
+
+
 def _digest(config: Config) -> str:
     from protocol.canonical import digest
 
-    return digest((config.folder / "consent" / "opt_out.csv").read_bytes())
+    return digest(b"\n".join(path.read_bytes() for path in _registries(config) if path.exists()))

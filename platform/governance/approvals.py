@@ -34,6 +34,7 @@ class _Received:
     statement: Statement
     manifest: Manifest
     complete: bool
+    on_portal_page: bool
 
 
 def approval_receive(*, silo: Silo, study: Study, envelope: Envelope) -> Approval:
@@ -76,6 +77,7 @@ def approval_receive(*, silo: Silo, study: Study, envelope: Envelope) -> Approva
                 "silo": silo.name,
                 "decision": statement.decision,
                 "complete": received.complete,
+                **({"on_portal_page": True} if received.on_portal_page else {}),
                 "not_before": statement.not_before,
                 "not_after": statement.not_after,
             },
@@ -116,9 +118,10 @@ def _verify(silo: Silo, study: Study, envelope: Envelope) -> _Received:
     manifest = manifest_for(silo=silo, study_id=study.pk, digest=statement.manifest)
     if manifest is None:
         raise Refused("APPROVAL_OTHER_MANIFEST", "The statement is about another version of the study.", status=422)
+    on_page = trust.keys[statement.signer.keyid].on_portal_page
     # 4
     if statement.decision != "approve":
-        return _Received(statement, manifest, True)
+        return _Received(statement, manifest, True, on_page)
     if manifest.pk != (study.manifest or manifest).pk:
         raise Refused("APPROVAL_OTHER_MANIFEST", "The study has a newer version; decide on that one.", status=422)
     policy = Policy.objects.filter(silo=silo, current=True).first()
@@ -141,6 +144,6 @@ def _verify(silo: Silo, study: Study, envelope: Envelope) -> _Received:
         )
     except ApprovalError as error:
         if error.code == "APPROVAL_THRESHOLD":
-            return _Received(statement, manifest, False)
+            return _Received(statement, manifest, False, on_page)
         raise Refused(error.code, error.sentence, status=422) from error
-    return _Received(statement, manifest, True)
+    return _Received(statement, manifest, True, on_page)

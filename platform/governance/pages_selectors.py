@@ -15,13 +15,13 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from evidence.models import Entry
-from governance.differences import Difference, differences
 from governance.models import Approval, Manifest, MatchPrediction, Policy, Review, Study, StudyState
 from governance.selectors import studies_visible
 from organisations.models import Silo
 from portal.access import Person
 from protocol.manifest import Manifest as ManifestContent
 from protocol.manifest import parse_manifest
+from protocol.manifest_changes import Difference, differences
 
 # The way of a study that goes well; a study that left it has no path on its page.
 PATH = ("draft", "submitted", "approved", "active", "running", "completed", "released")
@@ -39,7 +39,10 @@ def manifest_content(manifest: Manifest) -> ManifestContent:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a hospital signed. Times are aware; `signer` is the role and key, never more than the envelope says."""
+    """What a hospital signed. Times are aware; `signer` is the role and key, never more than the envelope says.
+
+    on_portal_page: as the log's entry says, by the hospital's trust.json of that time.
+    """
 
     id: UUID
     decision: str
@@ -55,6 +58,7 @@ class Decision:
     digest: str
     entry: Entry
     complete: bool
+    on_portal_page: bool = False
 
     @property
     def state(self) -> str:
@@ -134,6 +138,7 @@ def read_decision(approval: Approval) -> Decision:
         digest=approval.digest,
         entry=approval.entry,
         complete=approval.complete,
+        on_portal_page=json.loads(bytes(approval.entry.record))["data"].get("on_portal_page", False),
     )
 
 

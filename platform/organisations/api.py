@@ -10,8 +10,9 @@ from django.views.decorators.csrf import csrf_exempt
 
 from organisations.enrolment import parse_enrol
 from organisations.services import silo_enrol
+from organisations.trust import trust_receive
 from portal import access
-from portal.answers import read_json, refuse_replay, target_of, verified_request
+from portal.answers import node_view, read_json, refuse_replay, target_of, verified_request
 from portal.keys import answer_key, log_vkey
 from portal.problems import Refused
 from protocol.canonical import b64
@@ -48,3 +49,13 @@ def enrol(request: HttpRequest) -> HttpResponse:
 
 
 enrol.node_methods = ("POST",)  # as node_view says it, for the API's description
+
+
+@node_view("PUT")
+def trust(request: HttpRequest) -> dict[str, Any]:
+    """PUT /api/v1/silo/trust: the versions of the hospital's trust.json after the first, oldest first."""
+    body = read_json(request.body)
+    if set(body) != {"versions"} or not isinstance(body["versions"], list):
+        raise Refused("BAD_MESSAGE", "The body must have exactly one member, versions, a list.")
+    taken = trust_receive(silo=request.silo, versions=body["versions"])
+    return {"trust": taken.digest, "version": taken.version}

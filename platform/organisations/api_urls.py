@@ -1,7 +1,10 @@
-"""Addresses of enrolment below /api/v1/."""
+"""Addresses of enrolment and trust below /api/v1/."""
 
 from django.urls import path
 
 from organisations import api
 
-urlpatterns = [path("silo/enrol", api.enrol, name="api-silo-enrol")]
+urlpatterns = [
+    path("silo/enrol", api.enrol, name="api-silo-enrol"),
+    path("silo/trust", api.trust, name="api-silo-trust"),
+]

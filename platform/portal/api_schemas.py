@@ -97,7 +97,16 @@ SCHEMAS: dict[str, Any] = {
             "signatures": {
                 "type": "array",
                 "minItems": 1,
-                "items": obj("One signature.", {"keyid": {**TEXT, "pattern": "^[0-9a-f]{64}$"}, "sig": BASE64}),
+                "items": obj(
+                    "One signature; by a passkey with what the authenticator and the browser said.",
+                    {
+                        "keyid": {**TEXT, "pattern": "^[0-9a-f]{64}$"},
+                        "sig": BASE64,
+                        "authenticator_data": BASE64,
+                        "client_data": BASE64,
+                    },
+                    optional=("authenticator_data", "client_data"),
+                ),
             },
         },
     ),
@@ -177,6 +186,11 @@ SCHEMAS: dict[str, Any] = {
         "Facts of a published sum; its pieces are read from rounds/{round}/sum.",
         {"digest": DIGEST, "words": NUMBER, "tail": NUMBER, "chunks": NUMBER, "members": SILOS, "total_weight": NUMBER},
     ),
+    "TrustVersions": obj(
+        "Versions of the hospital's trust.json after the first.",
+        {"versions": {"type": "array", "minItems": 1, "maxItems": 64, "items": _ref("Envelope")}},
+    ),
+    "TrustTaken": obj("The trust.json is registered.", {"trust": DIGEST, "version": {"type": "integer", "minimum": 1}}),
     "PolicyTaken": obj("The policy is in force.", {"policy": DIGEST, "version": {"type": "integer", "minimum": 1}}),
     "DecisionTaken": obj(
         "The decision is stored. `complete` is false while more people of the hospital must sign.",

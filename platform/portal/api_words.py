@@ -103,6 +103,14 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         access="enrols",
         description="Signed with the key that is being enrolled. The same again is allowed until the admin confirms.",
     ),
+    ("PUT", "/silo/trust"): Operation(
+        "Send later versions of the hospital's trust.json: whose keys decide there.",
+        "The newest is registered.",
+        "TrustTaken",
+        body="TrustVersions",
+        problems=("TRUST", "VERSION", "BAD_MESSAGE"),
+        description="Oldest first; each is signed by the thresholds of the one before and its own. Known ones are passed over.",
+    ),
     ("PUT", "/silo/policy"): Operation(
         "Send the hospital's data-use policy, signed by its stewards.",
         "The policy is in force.",

@@ -16,7 +16,7 @@ from protocol import canonical
 from protocol.canonical import CanonicalError
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import Journal, StudyLedger
-from protocol.signing import Envelope, SignatureError, SigningKey, sign_envelope, verify_envelope
+from protocol.signing import Envelope, Passkey, SignatureError, SigningKey, sign_envelope, verify_envelope
 
 PAYLOAD_TYPE: Final = "application/vnd.consilium.resume+json"
 SCHEMA: Final = "consilium/resume/2"
@@ -90,7 +90,13 @@ def sign_resume(statement: Resume, key: SigningKey) -> Envelope:
 
 
 def resume(
-    journal: Journal, envelope: Envelope, *, silo: str, study: str, stewards: Mapping[str, bytes], threshold: int = 1
+    journal: Journal,
+    envelope: Envelope,
+    *,
+    silo: str,
+    study: str,
+    stewards: Mapping[str, bytes | Passkey],
+    threshold: int = 1,
 ) -> Resume:
     """Let a paused study go on.
 
@@ -99,7 +105,7 @@ def resume(
     rows leaves the study where it was, and the statement is taken up again
 
     Parameters:
-        stewards: keyid -> public key (32 bytes) of the stewards whom this hospital trusts now.
+        stewards: keyid -> public key (32 bytes) or passkey of the stewards whom this hospital trusts now.
 
     Raises:
         ProtocolViolation: BAD_RESUME, STALE_RESUME.

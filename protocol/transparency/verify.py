@@ -2,6 +2,7 @@
 
     consilium-verify EXPORT_DIR [--policy FILE] [--previous NOTE_FILE] [--json]
     consilium-verify proof FILE --record FILE --policy FILE [--json]
+    consilium-verify membership FILE (--policy FILE | --vkey KEY) [--json]
 
 Exit status: 0 all is well, 1 something is wrong (and it says where), 2 the command itself could not run.
 """
@@ -18,7 +19,8 @@ from typing import Any, Final
 
 from protocol.transparency.export import ExportError, Fault, Report, check_export
 from protocol.transparency.log_policy import LogPolicyError, parse_log_policy
-from protocol.transparency.note import Cosignature, NoteError
+from protocol.transparency.membership import MembershipError, OpenNote, verify_membership
+from protocol.transparency.note import Cosignature, NoteError, open_checkpoint
 from protocol.transparency.proof import parse_proof
 from protocol.transparency.tree import ProofError, leaf_hash, verify_inclusion
 
@@ -37,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, None for the process's own. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _proof(arguments[1:]) if arguments[:1] == ["proof"] else _export(arguments)
+        if arguments[:1] in (["proof"], ["membership"]):
+            return (_proof if arguments[0] == "proof" else _membership)(arguments[1:])
+        return _export(arguments)
     except UnicodeDecodeError:
         print("consilium-verify: a policy, proof or note must be UTF-8 text", file=sys.stderr)
     except OSError as error:
@@ -48,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="consilium-verify",
-        description="Check an exported audit log; `consilium-verify proof --help` for one record's proof.",
+        description="Check an exported audit log; `consilium-verify proof --help` for one record's proof, "
+        "`consilium-verify membership --help` for one patient's.",
     )
     parser.add_argument("folder", type=Path, metavar="EXPORT_DIR", help="the unpacked export")
     parser.add_argument(
@@ -95,6 +100,44 @@ def _proof(arguments: Sequence[str]) -> int:
         print(f"ok: the record is entry {proof.index} of {checkpoint.origin}, which had {checkpoint.size} entries")
         print("\n".join(_cosigned(cosignatures)))
     return OK
+
+
+def _membership(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="consilium-verify membership",
+        description="Check whether one patient was in the cohort of one round at one hospital.",
+        epilog="Example: consilium-verify membership proof.json --vkey 'consilium/silo/site-1+1a2b3c4d+A...'",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="from `silo consent prove`")
+    trusted = parser.add_mutually_exclusive_group(required=True)
+    trusted.add_argument("--policy", type=Path, metavar="FILE", help="whose signatures count")
+    trusted.add_argument("--vkey", metavar="KEY", help="the verifier key of the silo's log")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    given = parser.parse_args(arguments)
+    try:
+        open_note = _opener(given.vkey, given.policy)
+        found = verify_membership(given.file.read_bytes(), open_note=open_note)
+    except (MembershipError, NoteError, LogPolicyError) as error:
+        _say_faults([Fault(str(given.file), None, str(error))], as_json=given.json)
+        return FAULT
+    if given.json:
+        facts = {key: getattr(found, key) for key in ("member", "pseudonym", "size", "round", "time", "entry")}
+        print(
+            json.dumps({"ok": True, **facts, "log": {"origin": found.checkpoint.origin, "size": found.checkpoint.size}})
+        )
+        return OK
+    word = "was" if found.member else "was NOT"
+    print(_printable(f"ok: {found.pseudonym} {word} in the cohort of round {found.round}, of {found.size} patients"))
+    print(_printable(f"    noted {found.time}, entry {found.entry} of {found.checkpoint.origin}"))
+    print("That this pseudonym is a given patient's is the hospital's word: only it has the key.")
+    print("\n".join(_cosigned(found.cosignatures)))
+    return OK
+
+
+def _opener(vkey: str | None, policy: Path | None) -> OpenNote:
+    if vkey is not None:
+        return lambda note: (open_checkpoint(note, vkey), ())
+    return parse_log_policy(_read(policy) or "").open
 
 
 def _read(path: Path | None) -> str | None:

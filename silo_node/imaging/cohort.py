@@ -1,6 +1,6 @@
-"""Who may take part in a round: labelled AND in the index AND of the study's modality AND not opted out.
+"""Who may take part in a round: labelled AND in the index AND of the study's modality AND not opted out AND consented.
 
-    1. patients who opted out leave first, by the label list, by the header, or by both
+    1. patients who opted out, or did not consent, leave first, by the label list, by the header, or by both
     2. a label finds its file by SOP instance, by path, or (neither given) by patient; they have to agree
     3. the file must be usable and of a modality of the manifest
     4. no patient may stand in train and test
@@ -16,7 +16,7 @@ import hmac
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +45,8 @@ class Cohort:
     """One round's pictures. Exact counts stay inside the hospital.
 
     `patients`: sorted, eligible in train or test. `excluded`: reason code -> label lines or files. `withdrawn`:
-    patients who opted out, whose cached pixels must go. `min_patients`: the minimum that was applied.
+    patients who opted out or whose consent does not hold, whose cached pixels must go. `min_patients`: the minimum that
+    was applied.
     """
 
     train: tuple[Item, ...] = field(repr=False)
@@ -99,9 +100,12 @@ def build(
     now: datetime | None = None,
     *,
     min_patients: int = 0,
+    consented: Callable[[str], bool] = lambda patient: True,
+    withdrawn: Iterable[str] = (),
 ) -> Cohort:
     """The cohort of one round. `manifest` gives `.cohort.modalities` and `.cohort.min_patients`; `min_patients` is what
-    the hospital's policy or approval asks on top. `opt_out` None: this hospital keeps no list.
+    the hospital's policy or approval asks on top. `opt_out` None: this hospital keeps no list. `consented`: asked of
+    each patient beside it. `withdrawn`: patients besides those on the list whose cached pixels must go.
 
     Raises CohortError `COHORT_EMPTY`, `COHORT_TOO_SMALL`; TableError `LABELS_SPLIT` where only the index shows that one
     patient has both splits; ScanError where there is no index.
@@ -121,7 +125,7 @@ def build(
             out = row.patient is not None and row.patient in opt_out
             excluded["OPTED_OUT" if out else "NOT_IN_INDEX"] += 1
         for file in found:
-            reason = _reason_against(row, file, opt_out, modalities)
+            reason = _reason_against(row, file, opt_out, modalities, consented)
             if reason is None:
                 chosen.append((row, file))
             else:
@@ -137,7 +141,8 @@ def build(
     patients = _patients(train, test)
     require(patients, train, minimum)
     counts = {code: count for code, count in sorted(excluded.items()) if count}
-    return Cohort(train, test, patients, counts, tuple(sorted(opt_out.patients)), minimum, Path(index_db), now)
+    gone = tuple(sorted(opt_out.patients.union(withdrawn)))
+    return Cohort(train, test, patients, counts, gone, minimum, Path(index_db), now)
 
 
 def require(patients: Iterable[str], train: tuple[Item, ...], minimum: int) -> None:
@@ -188,10 +193,15 @@ class _Matches:
         return self._by_patient.get(row.patient or "", [])
 
 
-def _reason_against(row: LabelRow, file: IndexedFile, opt_out: OptOut, modalities: frozenset[str]) -> str | None:
+def _reason_against(
+    row: LabelRow, file: IndexedFile, opt_out: OptOut, modalities: frozenset[str], consented: Callable[[str], bool]
+) -> str | None:
     """Why this file stays out, as a code; None where it may be used."""
-    if any(patient in opt_out for patient in (row.patient, file.patient) if patient):
+    patients = [patient for patient in (row.patient, file.patient) if patient]
+    if any(patient in opt_out for patient in patients):
         return "OPTED_OUT"
+    if not all(map(consented, patients)):
+        return "NO_CONSENT"
     if file.problem is not None:
         return file.problem
     if row.patient is not None and row.patient != file.patient:

@@ -19,12 +19,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from silo_node.consent.opt_out import OptOut
 from silo_node.errors import is_disk_full
 from silo_node.imaging import header
 from silo_node.imaging.errors import ScanError
 from silo_node.imaging.labels import Labels
+from silo_node.migrations import migrate
+
+if TYPE_CHECKING:
+    from silo_node.pacs.inbox import Patients
 
 PROBLEMS: Mapping[str, str] = {
     "NOT_DICOM": "not a DICOM file",
@@ -55,15 +60,18 @@ BUSY_SECONDS = 30.0  # how long one scan waits for another
 _BATCH = 1000
 _TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
 _SKIPPED_SUFFIXES = frozenset({".csv", ".md", ".txt", ".json", ".toml"})
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    sop TEXT, patient TEXT, study TEXT, series TEXT, modality TEXT,
-    rows INTEGER, columns INTEGER, frames INTEGER, transfer_syntax TEXT, problem TEXT);
-CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop);
-CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient);
-"""
+STEPS = (
+    (
+        "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS files ("
+        " path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,"
+        " sop TEXT, patient TEXT, study TEXT, series TEXT, modality TEXT,"
+        " rows INTEGER, columns INTEGER, frames INTEGER, transfer_syntax TEXT, problem TEXT)",
+        "CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop)",
+        "CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient)",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 _COLUMNS = (
     "path, size, mtime_ns, sop, patient, study, series, modality, rows, columns, frames, transfer_syntax, problem"
 )
@@ -105,11 +113,14 @@ def scan(
     *,
     labels: Labels | None = None,
     opt_out: OptOut | None = None,
+    inbox: Patients | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
     """Bring the index up to date with the folder, in one transaction at the end.
 
     progress: called after each file with how many were opened and how many were known already.
+
+    inbox: a second root, with whose its files are; these stand in the index by their absolute paths.
 
     Raises ScanError `DATA_FOLDER_MISSING`, `DATA_FOLDER_EMPTY` (no file at all: a network drive that is not mounted
     must not empty the index), `INDEX_DAMAGED`, `INDEX_BUSY`, `DISK_FULL`.
@@ -131,7 +142,9 @@ def scan(
         db.execute(f"CREATE TEMP TABLE fresh AS SELECT {_COLUMNS} FROM files LIMIT 0")
         rows: list[tuple[object, ...]] = []
         gone = set(known)
-        for path, size, mtime, problem in _walk(root):
+        local = False  # whether the data folder itself holds anything
+        for path, size, mtime, problem in _both(root, inbox):
+            local |= not path.startswith("/")
             before = known.get(path)
             gone.discard(path)
             # A file whose read failed for a reason outside the file, or which was not opened, is tried again.
@@ -141,21 +154,28 @@ def scan(
             elif problem is not None:
                 rows.append((path, size, mtime, *(None,) * 9, problem))
             else:
-                names = (before[2] if before else None, labels.patient_of(root / path) if labels else None)
+                names = (
+                    before[2] if before else None,
+                    labels.patient_of(root / path) if labels else None,
+                    inbox.patient_of(Path(path)) if inbox and path.startswith("/") else None,
+                )
                 out = [name for name in names if name is not None and opt_out is not None and name in opt_out]
                 if out:
                     rows.append((path, size, mtime, None, out[0], *(None,) * 7, "OPTED_OUT"))
                 elif opt_out and not any(names):
                     rows.append((path, size, mtime, *(None,) * 9, "PATIENT_UNKNOWN"))
                 else:
-                    rows.append((path, size, mtime, *header.read(f"{root}/{path}").as_row()))
+                    rows.append(
+                        (path, size, mtime, *header.read(path if path.startswith("/") else f"{root}/{path}").as_row())
+                    )
                     opened += 1
             if len(rows) == _BATCH:
                 _keep(db, rows)
             if progress is not None:
                 progress(opened, unchanged)
         _keep(db, rows)
-        if len(gone) == len(known) and not db.execute("SELECT 1 FROM fresh LIMIT 1").fetchone():
+        came = len(gone) < len(known) or db.execute("SELECT 1 FROM fresh LIMIT 1").fetchone() is not None
+        if not local and (not came or any(not path.startswith("/") for path in known)):
             raise ScanError("DATA_FOLDER_EMPTY", "The data folder holds no file: check that its drive is mounted.")
         db.commit()
         with db:
@@ -166,6 +186,14 @@ def scan(
             db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
             _mark_duplicates(db)
         return _report(db, opened, unchanged, len(gone), time.perf_counter() - began)
+
+
+def _both(root: Path, inbox: Patients | None) -> Iterator[tuple[str, int, int, str | None]]:
+    """The files of the data folder, then those of the inbox by their absolute paths."""
+    yield from _walk(root)
+    if inbox is not None and inbox.folder.is_dir():
+        for path, *seen in _walk(inbox.folder.resolve()):
+            yield (inbox.folder / path).as_posix(), *seen
 
 
 def _keep(db: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
@@ -199,8 +227,13 @@ def mark(index_db: Path, problems: Mapping[Path, str | None]) -> None:
         root = Path(db.execute("SELECT value FROM meta WHERE name = 'root'").fetchone()[0])
         db.executemany(
             "UPDATE files SET problem = ? WHERE path = ?",
-            [(code, path.relative_to(root).as_posix()) for path, code in problems.items() if code in (None, *PROBLEMS)],
+            [(code, key(path, root)) for path, code in problems.items() if code in (None, *PROBLEMS)],
         )
+
+
+def key(path: Path, root: Path) -> str:
+    """The name of an absolute path in the index: from the data folder where it is in there."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def counted_again(report: ScanReport, index_db: Path) -> ScanReport:
@@ -258,8 +291,8 @@ def _open(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, timeout=BUSY_SECONDS)
     with _damage_named():
+        migrate(db, STEPS)
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(_SCHEMA)
     return db
 
 

@@ -166,6 +166,21 @@ class Hospital:
             "version": "0.1.0",
         }
 
+    def next_trust(self, *, needed: int = 1, signed_by: Any = (), **entries: Any) -> Any:
+        """Version n+1 of trust.json with these entries added (keyid -> entry), signed by the steward and others."""
+        from protocol.canonical import decode
+        from protocol.signing import sign_envelope
+        from protocol.trust import TRUST_TYPE, add_signature, freeze_trust
+
+        document = decode(self.trust.payload)
+        document["version"] += 1
+        document["keys"] |= entries
+        document["roles"]["steward"] = needed
+        envelope = sign_envelope(TRUST_TYPE, freeze_trust(document), self.steward)
+        for key in signed_by:
+            envelope = add_signature(envelope, key)
+        return envelope
+
     def policy(self, version: int = 1, **changes: Any) -> Any:
         """A signed policy: general research, no limits, unless changed."""
         from protocol import canonical

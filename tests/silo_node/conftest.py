@@ -31,8 +31,8 @@ POLICY: dict[str, Any] = {
     "modifiers": [],
     "diseases": [],
     "limits": {},
-    "legal_basis": None,
-    "consent_default": "opt-in",
+    "legal_basis": "Section 6 GDNG",
+    "consent_default": "opt-out",
     "share_metrics": False,
     "partners": {"keys": {}, "min_known": 0},
 }
@@ -98,7 +98,12 @@ class SiloUnderTest:
         """`silo run` in the background."""
         log = (self.folder / "run.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "silo_node.cli", "run", str(self.folder)], cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, "-m", "silo_node.cli", "run", str(self.folder)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            # Its page has tests of its own, and silos of other tests would use the same port.
+            env={"SILO_PAGE_OFF": "true", **os.environ},
         )
         log.close()
         self.processes.append(process)

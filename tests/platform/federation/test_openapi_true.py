@@ -62,6 +62,9 @@ def test_what_a_hospital_gets_before_the_first_round_fits_too(make_hospital, mak
     _check(body, "Enrolment")
     _check(hospital.node.send("POST", "/api/v1/silo/enrol", body).json(), "Enrolled")
     sites = [make_hospital(f"site-{number}", policy=None) for number in (1, 2, 3)]
+    versions = {"versions": [sites[0].next_trust().as_dict()]}
+    _check(versions, "TrustVersions")
+    _check(sites[0].node.send("PUT", "/api/v1/silo/trust", versions).json(), "TrustTaken")
     for each in sites:
         policy = each.policy().as_dict()
         _check(policy, "Envelope")

@@ -197,3 +197,28 @@ def test_a_hospital_reads_exactly_the_bytes_that_it_is_asked_to_approve(hospital
     answer = hospitals[0].node.send("GET", path)
     assert answer.content == manifest.data
     assert make_hospital("site-9").node.send("GET", path).status_code == 404
+
+
+@pytest.mark.parametrize("page", ["silo", "portal"])
+def test_a_passkeys_approval_counts_and_says_where_it_was_made(hospitals, manifest, page):
+    from governance.pages_selectors import read_decision
+    from protocol.statement import APPROVAL_TYPE
+    from tests.protocol.software_passkey import SoftwarePasskey
+
+    hospital, key = hospitals[0], SoftwarePasskey()
+    trust = hospital.next_trust(**{key.passkey.keyid: key.entry("Second", page=page, not_after="2099-01-01T00:00:00Z")})
+    answer = hospital.node.send("PUT", "/api/v1/silo/trust", {"versions": [trust.as_dict()]})
+    assert answer.status_code == 200, answer.content
+
+    class Signer:
+        keyid = key.passkey.keyid
+        sign = staticmethod(lambda message: b"")
+
+    draft = hospital.statement(manifest, key=Signer)
+    status, taken = _send(hospital, manifest, key.envelope(APPROVAL_TYPE, draft.payload))
+    assert status == 200 and taken["complete"] is True and _decision(manifest, "site-1") == Decision.APPROVED
+    assert read_decision(Approval.objects.get()).on_portal_page is (page == "portal")
+    elsewhere = key.envelope(
+        APPROVAL_TYPE, hospital.statement(manifest, key=Signer).payload, origin="https://x.example"
+    )
+    assert _send(hospital, manifest, elsewhere)[1]["code"] == "APPROVAL_SIGNATURE"

@@ -1,0 +1,82 @@
+"""The process that serves the page: `silo page`, and a child of `silo run`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from silo_node import logs
+from silo_node.config import Config
+from silo_node.errors import UsageError
+from silo_node.page.accounts import Accounts
+
+
+def serve(config: Config) -> None:
+    """Until SIGTERM or SIGINT. Raises: UsageError where the address is taken or the certificate is missing."""
+    # HTTP only; no other protocol, no access log: addresses name studies, and a log of readers is nobody's wish.
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server
+
+    from silo_node.page.app import make_app
+
+    page = config.settings.page
+    cert, key = ((config.folder / name) if name else None for name in (page.tls_cert, page.tls_key))
+    for path in (cert, key):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{path} is missing: [page] tls_cert and tls_key in silo.toml name PEM files")
+    _free(page.host, page.port)
+    accounts = Accounts(config.folder)
+    server = Server(
+        make_app(config, accounts),
+        address=page.host,
+        port=page.port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+        ssl_cert=cert,
+        ssl_key=key,
+    )
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        await server.serve()
+
+    logs.get().info("page.started", address=page.origin)
+    try:
+        asyncio.run(run())
+    finally:
+        accounts.close()
+
+
+def _free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(
+                f"the page can't use {host} port {port} ({error.strerror}): another program has it, perhaps a second "
+                "silo's page; set [page] port in silo.toml"
+            ) from None
+
+
+def main(folder: str) -> None:
+    """As a child of `silo run`."""
+    config = Config.load(Path(folder))
+    logs.configure(config.folder, config.name)
+    try:
+        serve(config)
+    except UsageError as error:
+        # Into page.log, and silo.log: the silo works without its page, and tries to start it again.
+        logs.get().error("page.not_served", code=error.code, why=error.sentence)
+        sys.exit(f"{error.code} {error.sentence}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

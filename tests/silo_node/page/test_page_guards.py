@@ -1,0 +1,257 @@
+"""What stands before every view: hosts, headers, cookies, form tokens, sizes, and the pause after wrong passwords."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from silo_node.config import Config
+from silo_node.errors import Refused, UsageError
+from silo_node.page import accounts as module
+from silo_node.page.accounts import SESSION_SECONDS, Accounts
+from silo_node.page.app import MOST_FORM, make_app
+from tests.silo_node.page.conftest import BASE, PASSWORD, PageUnderTest, Visitor
+
+TEMPLATES = Path(module.__file__).parent / "templates"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost:80", "127.0.0.1.evil.example:8765", "", "localhost"])
+def test_a_name_that_is_not_ours_is_not_answered(page: PageUnderTest, host: str):
+    answer = page.visitor().client.get("/sign-in", headers={"Host": host})
+    assert answer.status_code == 421
+    assert "form" not in answer.text
+    assert "content-security-policy" in answer.headers
+
+
+@pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1:8765", "LOCALHOST:8765"])
+def test_our_own_names_are_answered(page: PageUnderTest, host: str):
+    assert page.visitor().client.get("/sign-in", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/", "/nothing", "/static/node.css", "/static/none.css"])
+def test_every_answer_carries_the_strict_headers(page: PageUnderTest, path: str):
+    headers = page.visitor().client.get(path).headers
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "same-origin"
+    assert "no-store" in headers["cache-control"] or path == "/static/node.css"
+
+
+def test_no_template_holds_inline_code_or_another_hosts_address():
+    for path in TEMPLATES.glob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|https?://|\|safe", text), path.name
+        assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", text)), path.name
+
+
+def test_the_session_cookie_is_hidden_from_scripts_and_other_sites(page: PageUnderTest):
+    cookie = page.visitor().sign_in("it-nord").headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and f"Max-Age={SESSION_SECONDS}" in cookie
+
+
+def test_with_a_certificate_the_cookie_needs_tls(silo):
+    text = (silo.folder / "silo.toml").read_text()
+    (silo.folder / "silo.toml").write_text(
+        text + '[page]\nhost = "0.0.0.0"\nname = "silo.h.internal"\ntls_cert = "c.pem"\ntls_key = "k.pem"\n'
+    )
+    accounts = Accounts(silo.folder)
+    accounts.add("it-nord", role="it", person="", password=PASSWORD)
+    visitor = Visitor(make_app(silo.config, accounts))
+    visitor.client.base_url = "https://silo.h.internal:8765"
+    visitor.get("/sign-in")
+    answer = visitor.post("/sign-in", {"Origin": "https://silo.h.internal:8765"}, name="it-nord", password=PASSWORD)
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-") and "; Secure" in cookie
+    assert "strict-transport-security" in answer.headers
+    accounts.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_form_of_another_site_changes_nothing(page: PageUnderTest, headers: dict[str, str]):
+    visitor = page.visitor("it")
+    assert visitor.post("/sign-out", headers).status_code == 403
+    assert visitor.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "x", "another-sessions"])
+def test_a_form_without_this_sessions_token_changes_nothing(page: PageUnderTest, token: str):
+    visitor = page.visitor("it")
+    other = page.visitor("steward").token
+    assert visitor.post("/sign-out", form_token=other if token == "another-sessions" else token).status_code == 403
+    assert visitor.get("/").status_code == 200
+
+
+def test_the_sign_in_form_needs_its_token_too(page: PageUnderTest):
+    visitor = page.visitor()
+    visitor.get("/sign-in")
+    answer = visitor.post("/sign-in", form_token="other", name="it-nord", password=PASSWORD)
+    assert answer.status_code == 403 and "consilium_node" not in answer.headers.get("set-cookie", "")
+
+
+def test_a_form_that_is_too_long_is_not_read(page: PageUnderTest):
+    visitor = page.visitor("it")
+    assert visitor.post("/policy", policy="x" * MOST_FORM).status_code == 413
+
+
+def test_only_forms_are_read(page: PageUnderTest):
+    visitor = page.visitor("it")
+    answer = visitor.client.post("/policy", json={"form_token": visitor.token}, headers={"Origin": BASE})
+    assert answer.status_code == 413
+    many = "&".join(f"a{number}=1" for number in range(100))
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": BASE}
+    assert visitor.client.post("/policy", content=many, headers=form).status_code == 413
+    assert visitor.client.post("/policy", content=b"a=%ff\xff", headers=form).status_code == 413
+
+
+def test_after_signing_in_one_goes_on_to_a_page_of_ours_only(page: PageUnderTest):
+    for then, to in (
+        ("/sent", "/sent"),
+        ("//evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("/\\evil.example", "/"),
+    ):
+        visitor = page.visitor()
+        visitor.get("/sign-in")
+        answer = visitor.post("/sign-in", name="it-nord", password=PASSWORD, then=then)
+        assert answer.headers["location"] == to
+
+
+def test_signing_out_ends_the_session_at_the_server(page: PageUnderTest):
+    visitor = page.visitor("it")
+    token = visitor.client.cookies["consilium_node"]
+    assert visitor.post("/sign-out").status_code == 303
+    visitor.client.cookies.set("consilium_node", token)
+    assert visitor.get("/").status_code == 303
+
+
+def test_a_new_password_ends_every_session_with_the_old_one(page: PageUnderTest):
+    one, other = page.visitor("it"), page.visitor("it")
+    one.get("/password")
+    answer = one.post("/password", old=PASSWORD, new="another long password", again="another long password")
+    assert answer.status_code == 303
+    assert one.get("/").status_code == other.get("/").status_code == 303
+    assert page.visitor().sign_in("it-nord").status_code == 403
+    assert page.visitor().sign_in("it-nord", "another long password").status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "again"),
+    [
+        ("wrong", "another long password", "another long password"),
+        (PASSWORD, "short", "short"),
+        (PASSWORD, "a" * 12, "b" * 12),
+    ],
+)
+def test_a_password_is_changed_only_with_the_old_one_and_twice_the_same(
+    page: PageUnderTest, old: str, new: str, again: str
+):
+    visitor = page.visitor("it")
+    assert visitor.post("/password", old=old, new=new, again=again).status_code == 403
+    assert visitor.get("/").status_code == 200
+
+
+def test_a_fault_shows_no_text_of_its_own(page: PageUnderTest, monkeypatch):
+    from silo_node.page import reading
+
+    def broken(config):
+        raise RuntimeError("PATIENT-4711")
+
+    monkeypatch.setattr(reading, "consent", broken)
+    answer = page.visitor("it").get("/consent")
+    assert answer.status_code == 500 and "4711" not in answer.text
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clocked(tmp_path):
+    clock = Clock()
+    accounts = Accounts(tmp_path, clock=clock)
+    accounts.add("it-nord", role="it", person="", password=PASSWORD)
+    yield accounts, clock
+    accounts.close()
+
+
+@pytest.mark.parametrize("name", ["it-nord", "nobody-there"])
+def test_wrong_passwords_are_followed_by_a_pause_that_doubles(clocked, name: str):
+    accounts, clock = clocked
+    for _ in range(module.FREE_TRIES):
+        with pytest.raises(Refused, match="do not fit"):
+            accounts.sign_in(name, "wrong")
+    for pause in (5.0, 10.0, 20.0):
+        with pytest.raises(Refused, match="Too many"):
+            accounts.sign_in(name, PASSWORD)  # the right one does not help either
+        clock.now += pause - 0.1
+        with pytest.raises(Refused, match="Too many"):
+            accounts.sign_in(name, PASSWORD)
+        clock.now += 0.2
+        with pytest.raises(Refused, match="do not fit"):
+            accounts.sign_in(name, "wrong")
+
+
+def test_the_right_password_forgets_the_wrong_ones(clocked):
+    accounts, _ = clocked
+    for _ in range(3):
+        for _ in range(module.FREE_TRIES - 1):
+            with pytest.raises(Refused, match="do not fit"):
+                accounts.sign_in("it-nord", "wrong")
+        assert accounts.session(accounts.sign_in("it-nord", PASSWORD)).user.role == "it"
+
+
+def test_a_session_is_over_after_its_hours_and_with_its_account(clocked):
+    accounts, clock = clocked
+    token = accounts.sign_in("it-nord", PASSWORD)
+    clock.now += SESSION_SECONDS - 1
+    assert accounts.session(token) is not None
+    clock.now += 2
+    assert accounts.session(token) is None
+    again = accounts.sign_in("it-nord", PASSWORD)
+    accounts.remove("it-nord")
+    assert accounts.session(again) is None
+
+
+def test_neither_password_nor_token_stands_in_the_file(clocked, tmp_path):
+    accounts, _ = clocked
+    token = accounts.sign_in("it-nord", PASSWORD)
+    held = b"".join(path.read_bytes() for path in tmp_path.glob("page.db*"))
+    assert PASSWORD.encode() not in held and token.encode() not in held
+    assert (tmp_path / "page.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "person", "password"),
+    [("A B", "it", "", PASSWORD), ("x", "admin", "", PASSWORD), ("x", "steward", "", PASSWORD), ("x", "it", "P", PASSWORD),
+     ("x", "it", "", "short"), ("x", "it", "", "x" * 2000), ("it-nord", "it", "", PASSWORD)],
+)  # fmt: skip
+def test_an_account_that_makes_no_sense_is_refused(clocked, name: str, role: str, person: str, password: str):
+    with pytest.raises(UsageError):
+        clocked[0].add(name, role=role, person=person, password=password)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['host = "0.0.0.0"', 'host = "10.0.0.5"\nname = "x.internal"', 'host = "::"', 'host = "10.0.0.5"\ntls_cert = "a"\ntls_key = "b"',
+     'tls_cert = "a"', 'host = "silo.internal"', "port = 0", 'name = "A/B"', "extra = 1"],
+)  # fmt: skip
+def test_the_page_is_not_opened_to_other_machines_by_accident(silo, text: str):
+    path = silo.folder / "silo.toml"
+    path.write_text(path.read_text() + f"[page]\n{text}\n")
+    with pytest.raises(UsageError, match="page"):
+        Config.load(silo.folder, {})
