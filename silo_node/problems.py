@@ -115,7 +115,8 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         _FILE,
         (
             *("NOT_DICOM", "CORRUPT", "UNREADABLE", "NO_PATIENT", "NO_INSTANCE", "NO_IMAGE", "TOO_LARGE", "DUPLICATE"),
-            *("PIXELS_CORRUPT",),
+            *("PIXELS_CORRUPT", "PIXELS_CUT", "PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY", "NO_PIXELS", "BAD_NAME"),
+            *("NOT_A_FILE", "LINK_OUTSIDE", "HEADER_TOO_LARGE"),
         ),
     ),
     ("Nothing: the patient's wish is kept.", ("OPTED_OUT",)),
