@@ -8,6 +8,7 @@
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
+| [label_source] source, finding, present, absent |           | labels from labels.csv or from DICOM reports             |
 | [training] device, nice       |                                | CPU or which graphics card; how far training yields      |
 | [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
 | [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
@@ -316,6 +317,24 @@ class Receiver(_Strict):
     """Free space, in MB, that is left on the disk of the inbox."""
 
 
+class LabelSource(_Strict):
+    """source: "csv" reads labels.csv, "sr" the structured reports in the data folder. The codes are what such a report
+    says, each as "SCHEME:VALUE": `finding` the question, such as "SCT:233604007", `present` and `absent` the answers.
+    """
+
+    source: Literal["csv", "sr"] = "csv"
+    finding: str = ""
+    present: str = "SCT:52101004"
+    absent: str = "SCT:2667000"
+
+    @model_validator(mode="after")
+    def _codes(self) -> LabelSource:
+        for name in ("finding", "present", "absent"):
+            if self.source == "sr" and not re.fullmatch(r"[^:]+:[^:]+", getattr(self, name)):
+                raise ValueError(f'{name}: must be a code such as "SCT:233604007" where source is "sr"')
+        return self
+
+
 class Settings(_Strict):
     """The content of silo.toml. Paths are absolute or relative to the silo's folder."""
 
@@ -334,6 +353,7 @@ class Settings(_Strict):
     hours: Hours = Hours()
     consent: Consent = Consent()
     limits: Limits = Limits()
+    label_source: LabelSource = LabelSource()
     page: Page = Page()
     dicomweb: DicomWeb | None = None
     receiver: Receiver | None = None

@@ -355,14 +355,14 @@ def _signers(
 def _cohort(config: Config, manifest: Manifest, registry: Registry, minimum: int) -> Cohort:
     consents.usable(registry)
     # Loaded here: benchmarks of the constant trainer never need the imaging code.
-    from silo_node.imaging import cohort, labels
+    from silo_node.imaging import cohort, label_sources
     from silo_node.imaging.errors import DataError
 
     try:
         return cohort.build(
             manifest,
             config.index_db,
-            labels.load(config.labels),
+            label_sources.of(config, registry.opt_out),
             registry.opt_out,
             registry.now,
             min_patients=minimum,

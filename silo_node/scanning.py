@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +17,11 @@ from silo_node.files import read_json, write_json
 if TYPE_CHECKING:
     from silo_node.imaging.index import ScanReport
 
+Progress = Callable[[int, int], None]
+"""Told how many files were opened so far, and how many were known already."""
 
-def scan(config: Config) -> ScanReport:
+
+def scan(config: Config, progress: Progress | None = None) -> ScanReport:
     """Read the headers of new and changed files. Files of patients who opted out are not opened.
 
     Raises: DataError (folder, index, disk), Refused (the opt-out list can't be read, or nothing says whose the files are
@@ -31,7 +36,7 @@ def scan(config: Config) -> ScanReport:
     try:
         known = labels.load(config.labels)
     except TableError as error:
-        if registry is not None and len(registry):
+        if registry is not None and len(registry) and config.settings.label_source.source == "csv":
             raise Refused(
                 "LABELS_NEEDED",
                 f"Nothing was opened: patients have opted out, and only {config.labels.name} says whose a file is "
@@ -41,18 +46,60 @@ def scan(config: Config) -> ScanReport:
         known = None
     seen = watch.look(config)
     inbox = Patients(config.inbox, config.pacs_db)
-    report = index.scan(config.data, config.index_db, labels=known, opt_out=registry, inbox=inbox)
+    report = index.scan(config.data, config.index_db, labels=known, opt_out=registry, inbox=inbox, progress=progress)
     watch.scanned(config, seen)
     return report
 
 
+def try_folder(data: Path, index_db: Path, config: Config | None, progress: Progress | None = None) -> ScanReport:
+    """The same for any folder, before anything is set up. With `config` that silo's opt-out list holds here too.
+
+    Raises: as `scan`.
+    """
+    from silo_node.imaging import index, labels
+
+    registry = opt_out_registry.load(config, datetime.now(UTC)) if config else None
+    table = data / "labels.csv"
+    known = labels.load(table) if table.exists() else None
+    return index.scan(data, index_db, labels=known, opt_out=registry, progress=progress)
+
+
+def check_pixels(index_db: Path, config: Config | None, progress: Progress | None = None) -> dict[str, int]:
+    """Decode every file that is usable by its header, and mark those that can't be: code -> how many.
+
+    Files that a decoder failed at before, for a reason that may have been the machine's, get another chance.
+    """
+    from silo_node.imaging import index
+    from silo_node.imaging.decoder_pool import DecoderPool
+
+    closed: frozenset[str] = frozenset()
+    if config is not None:
+        from silo_node.consent import changes
+
+        listed = opt_out_registry.load(config, datetime.now(UTC))
+        closed = changes.without_consent(config) | (listed.patients if listed else frozenset())
+    wanted = [
+        file.path
+        for file in index.files(index_db)
+        if (file.problem is None or file.problem in index.WORTH_ANOTHER_TRY) and file.patient not in closed
+    ]
+    problems: dict[Path, str | None] = {}
+    with DecoderPool(size=(64, 64)) as pool:
+        for number, (path, found) in enumerate(pool.decode(wanted), 1):
+            problems[path] = found if isinstance(found, str) else None
+            if progress is not None:
+                progress(number, 0)
+    index.mark(index_db, problems)
+    return dict(Counter(code for code in problems.values() if code))
+
+
 def labels_problem(config: Config) -> SiloError | None:
-    """What is wrong with labels.csv, None where it can be used."""
-    from silo_node.imaging import labels
+    """What is wrong with the labels, None where they can be used."""
+    from silo_node.imaging import label_sources
     from silo_node.imaging.errors import TableError
 
     try:
-        labels.load(config.labels)
+        label_sources.of(config, opt_out_registry.load(config, datetime.now(UTC)))
     except TableError as error:
         return error
     return None

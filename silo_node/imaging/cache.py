@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silo_node.imaging import decode
 from silo_node.imaging.cohort import Item
-from silo_node.imaging.errors import PixelError, StorageError
+from silo_node.imaging.decoder_pool import DecoderPool
+from silo_node.imaging.errors import StorageError
 from silo_node.migrations import migrate
 
 _KINDS: Mapping[str, Any] = {"uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
@@ -75,19 +75,26 @@ class Cache:
         with closing(self._open()) as db:
             known = {key for (key,) in db.execute("SELECT key FROM slots WHERE key IS NOT NULL")}
             missing = [item for item in items if self._mark("sop", item.sop) not in known]
-            for start in range(0, len(missing), _GROW):
-                fresh: dict[str, list[tuple[Item, NDArray[Any]]]] = {kind: [] for kind in _KINDS}
-                for item in missing[start : start + _GROW]:
-                    try:
-                        picture = decode.read(item.path, size=self._size, window=self._window)
-                    except PixelError as error:
-                        problems[item.path] = error.code
-                        continue
-                    self.decoded += 1
-                    fresh[picture.dtype.name].append((item, picture))
-                for kind, pictures in fresh.items():
-                    self._store(db, kind, pictures)
+            if not missing:
+                return problems
+            with DecoderPool(size=self._size, window=self._window) as pool:
+                for start in range(0, len(missing), _GROW):
+                    self._decode(db, pool, missing[start : start + _GROW], problems)
         return problems
+
+    def _decode(
+        self, db: sqlite3.Connection, pool: DecoderPool, items: Sequence[Item], problems: dict[Path, str]
+    ) -> None:
+        fresh: dict[str, list[tuple[Item, NDArray[Any]]]] = {kind: [] for kind in _KINDS}
+        by_path = {item.path: item for item in items}
+        for path, found in pool.decode(list(by_path)):
+            if isinstance(found, str):
+                problems[path] = found
+                continue
+            self.decoded += 1
+            fresh[found.dtype.name].append((by_path[path], found))
+        for kind, pictures in fresh.items():
+            self._store(db, kind, pictures)
 
     def open(self, items: Sequence[Item]) -> Pictures:
         """The pictures of `items`, in their order. Raises KeyError for one that `fill` has not stored."""

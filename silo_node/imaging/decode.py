@@ -17,62 +17,183 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom import encaps
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRBigEndian
 
+from silo_node.imaging import bounded, header
+from silo_node.imaging.bounded import Source
 from silo_node.imaging.errors import PixelError
-from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, open_dataset, transfer_syntax
+from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, transfer_syntax
 
 WINDOWS = ("full", "dicom")
-VERSION = 1  # part of the cache key: raise it when the same file would decode to other bits
+VERSION = 2  # part of the cache key: raise it when the same file would decode to other bits
+MAX_FRAME = 8 * MAX_PIXELS  # bytes of one frame, as stored
+_FROM_GROUPS = (
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
+)  # fmt: skip
+_TAGS = [
+    "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "RescaleSlope",
+    "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
+    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "AlphaPaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "AlphaPaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData", "PaletteColorLookupTableUID",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+]  # fmt: skip
+_OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": [Tag(name) for name in _TAGS]}
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def read(path: Path, *, size: tuple[int, int], window: str = "full") -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The picture as [H, W], `size` = (H, W). 0 is black; the type's largest value is white.
 
-    Raises PixelError `UNREADABLE`, `PIXELS_CORRUPT` (damaged, cut off) or `PIXELS_UNSUPPORTED` (no decoder reads it).
+    Raises PixelError `UNREADABLE`, `PIXELS_CORRUPT` (damaged, cut off), `PIXELS_UNSUPPORTED` (no decoder reads it) or
+    `PIXELS_MEMORY`. A decoder is C code that may crash or hang on a hostile file: see decoder_pool.py.
     """
     if window not in WINDOWS:
         raise ValueError("window must be one of " + ", ".join(WINDOWS))
     try:
-        dataset = open_dataset(path, pixels=True)
+        with bounded.opened(path) as source:
+            dataset = _one_frame(source)
     except OSError as error:
         raise PixelError("UNREADABLE", "A file could not be read.") from error
-    except PARSE_ERRORS as error:
+    except MemoryError as error:
+        raise _memory() from error
+    except NotImplementedError as error:
+        raise _unsupported() from error
+    except (*PARSE_ERRORS, RuntimeError) as error:
         raise PixelError("PIXELS_CORRUPT", "A file's header or pixel data is damaged.") from error
     try:
         grey, bits = _grey(dataset, window)
         small = _letterbox(grey, size, _pixel_aspect(dataset))
     except NotImplementedError as error:
-        raise PixelError("PIXELS_UNSUPPORTED", "A file's pixel data is in a form that no decoder reads.") from error
+        raise _unsupported() from error
+    except MemoryError as error:
+        raise _memory() from error
     except (*PARSE_ERRORS, RuntimeError) as error:  # pydicom wraps a decoder's own failures in RuntimeError
         raise PixelError("PIXELS_CORRUPT", "A file's pixel data is damaged or cut off.") from error
     kind: type[np.unsignedinteger[Any]] = np.uint8 if bits <= 8 else np.uint16
     return np.rint(small * np.iinfo(kind).max).astype(kind)
 
 
+def _unsupported() -> PixelError:
+    return PixelError("PIXELS_UNSUPPORTED", "A file's pixel data is in a form that no decoder reads.")
+
+
+def _memory() -> PixelError:
+    return PixelError("PIXELS_MEMORY", "A file needs more memory than one file may have.")
+
+
+def _one_frame(source: Source) -> Dataset:
+    """The header, with the pixel data of the middle frame alone: a film of a gigabyte costs one picture's memory."""
+    dataset = header.dataset_of(source, **_OPTIONS)
+    rows, columns = header.number(dataset, "Rows"), header.number(dataset, "Columns")
+    if not rows or not columns or rows * columns > MAX_PIXELS:
+        raise ValueError("no pixels, or too many")
+    found = header.pixel_element(dataset, source)
+    if found is None:
+        raise ValueError("no pixel data")
+    tag, kind, length = found
+    frames = header.number(dataset, "NumberOfFrames") or 1
+    index = frames // 2 if frames > 1 else 0
+    syntax = transfer_syntax(dataset)
+    source.allow(value=MAX_FRAME, total=2 * MAX_FRAME)
+    if UID(syntax).is_encapsulated:
+        data = _compressed(dataset, source, length, index, frames)
+    else:
+        bits = header.native_bits(dataset, tag, rows, columns)
+        if index and bits % 16 and syntax == ExplicitVRBigEndian:
+            raise NotImplementedError("frames that begin inside a swapped word")
+        data = _native(source, bits, min(length, source.size), index)
+    _frame_groups(dataset, index)
+    for name in ("NumberOfFrames", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if name in dataset:
+            del dataset[name]
+    dataset.add_new(tag, {header.FLOAT: "OF", header.DOUBLE: "OD"}.get(tag, "OB" if kind == "OB" else "OW"), data)
+    dataset[tag].is_undefined_length = UID(syntax).is_encapsulated
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = UID(syntax)
+    dataset.file_meta = meta
+    return dataset
+
+
+def _compressed(dataset: Dataset, source: Source, length: int, index: int, frames: int) -> bytes:
+    """The middle frame as encapsulated pixel data of its own."""
+    if length != header.UNDEFINED:
+        raise ValueError("compressed pixel data has a length")
+    table, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    offsets = (table, lengths) if table and lengths else None
+    frame = encaps.get_frame(source, index, extended_offsets=offsets, number_of_frames=frames)
+    return encaps.encapsulate([frame])
+
+
+def _native(source: Source, bits: int, length: int, index: int) -> bytes:
+    """The middle frame of pixel data that is not compressed; frames of single bits may begin inside a byte."""
+    if not bits:
+        raise ValueError("the header does not say how long a frame is")
+    first, last = index * bits, (index + 1) * bits
+    if -(-last // 8) > length:
+        raise ValueError("pixel data is cut off")
+    source.seek(first // 8, 1)
+    need = -(-last // 8) - first // 8
+    data = source.read(need + need % 2)  # the second byte of the last word may be what counts: big endian
+    if len(data) < need:
+        raise ValueError("pixel data is cut off")
+    if first % 8:
+        single = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[first % 8 :][:bits]
+        data = np.packbits(single, bitorder="little").tobytes()
+    return data + b"\0" * (len(data) % 2)
+
+
+def _frame_groups(dataset: Dataset, index: int) -> None:
+    """Enhanced multi-frame objects say what a value means in functional groups, shared or by frame (PS3.3 C.7.6.16)."""
+    groups = list((dataset.get("SharedFunctionalGroupsSequence") or [])[:1])
+    by_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if by_frame and index < len(by_frame):
+        groups.append(by_frame[index])
+    for group in groups:
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence"):
+            for element in (group.get(name) or [Dataset()])[0]:
+                if element.keyword in _FROM_GROUPS:
+                    dataset[element.tag] = element
+
+
 def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
     """The whole picture as float32 [h, w] in 0..1, black to white, and the stored bits a pixel."""
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if rows * columns > MAX_PIXELS:
-        raise ValueError("too many pixels")
     stored = _stored(dataset)
-    bits = int(dataset.BitsStored)
+    if stored.dtype.kind == "f" and "PixelData" not in dataset:
+        bits = 32
+        stored = np.nan_to_num(stored, nan=0.0, posinf=0.0, neginf=0.0)
+    else:
+        bits = int(dataset.BitsStored)
     photometric = str(dataset.PhotometricInterpretation)
     if stored.ndim == 3:  # RGB (YBR was converted), or a palette's colours
         return (stored.astype(np.float32) @ _LUMINANCE) / np.float32(2**bits - 1), bits
     padding = _padding(dataset, stored)
-    values = apply_modality_lut(stored, dataset).astype(np.float32)
+    # float32 holds 24 bits: wider values keep theirs until they are fitted into 0..1
+    kind: type[np.floating[Any]] = np.float32 if bits <= 24 else np.float64
+    values = apply_modality_lut(stored, dataset).astype(kind)
     limits = _window(dataset) if window == "dicom" else None
     if window == "dicom" and limits is None and dataset.get("VOILUTSequence"):
-        values = apply_voi(apply_modality_lut(stored, dataset), dataset, index=0).astype(np.float32)
+        values = apply_voi(apply_modality_lut(stored, dataset), dataset, index=0).astype(kind)
     if limits is None:
         shown = values if padding is None else values[~padding]
         limits = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
     low, high = limits
-    grey = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+    if high > low:
+        values -= kind(low)
+        values /= kind(high - low)
+        grey = np.clip(values, 0, 1, out=values)
+    else:
+        grey = np.zeros_like(values)
     if photometric == "MONOCHROME1":
         grey = 1 - grey
     if padding is not None:
@@ -81,13 +202,14 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
 
 
 def _stored(dataset: Dataset) -> NDArray[Any]:
-    """Stored values of the middle frame: [h, w], or [h, w, 3] for colour."""
-    syntax = transfer_syntax(dataset)
-    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
-        dataset.ensure_file_meta()
-        dataset.file_meta.TransferSyntaxUID = syntax
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    stored = pixel_array(dataset, index=frames // 2 if frames > 1 else None)
+    """Stored values of the frame: [h, w], or [h, w, 3] for colour."""
+    bits, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    if high is None or bits is None or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        stored = pixel_array(dataset)
+    else:
+        dataset.BitsStored = high + 1  # pydicom clears what is above the stored bits, and takes them for the lowest
+        stored = pixel_array(dataset)
+        dataset.BitsStored = bits
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
         top = 65535 if stored.dtype == np.uint16 else 255
@@ -98,11 +220,17 @@ def _stored(dataset: Dataset) -> NDArray[Any]:
 
 
 def _only_stored_bits(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
-    """Old files keep overlays above the stored bits: cut them off and extend the sign."""
-    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if bits >= allocated or stored.dtype.kind not in "iu":
+    """Old files keep overlays above the stored bits, or the stored bits above others: cut out and extend the sign."""
+    if stored.dtype.kind not in "iu":
         return stored
-    unsigned = stored.astype(np.int64) & (2**bits - 1)
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if bits >= allocated:
+        return stored
+    compressed = dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    shift = 0 if compressed else int(dataset.get("HighBit", bits - 1)) + 1 - bits
+    if not 0 <= shift <= allocated - bits:
+        raise ValueError("the high bit is not within a pixel")
+    unsigned = stored.astype(np.int64) >> shift & (2**bits - 1)
     if int(dataset.PixelRepresentation) == 1:
         unsigned = np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned)
     return unsigned.astype(np.int32 if bits < 32 else np.int64)

@@ -1,32 +1,51 @@
 """One DICOM header: only the elements that the index needs, and never the pixels.
 
-`specific_tags` keeps names, birth dates and the like from being parsed at all.
+`specific_tags` keeps names, birth dates and the like from being parsed at all. Whether the pixel data is whole is told
+from its place and length, without reading it.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import warnings
 import zlib
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom import config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import Tag
 
+from silo_node.imaging import bounded
+from silo_node.imaging.bounded import Source, TooMuch
+
+VERSION = 2  # kept in the index: raise it when the same file would get another row
 MAX_PIXELS = 64 * 2**20  # 8,192 x 8,192: larger than any mammogram
+MAX_TEXT = 1024  # characters of an identifier; the standard gives them 64
 # Everything that pydicom was seen to raise on damaged bytes; anything else is a fault of ours and must show.
 PARSE_ERRORS = (
     InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, ValueError, TypeError, KeyError,
     IndexError, AttributeError, NotImplementedError, OverflowError, RecursionError, MemoryError, AssertionError,
 )  # fmt: skip
+FLOAT, DOUBLE, INTEGER = 0x7FE00008, 0x7FE00009, 0x7FE00010
+UNDEFINED = 0xFFFFFFFF
+_PIXELS = {FLOAT: 32, DOUBLE: 64, INTEGER: 0}  # pixel elements and the bits of a sample, 0: BitsAllocated says
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows",
-    "Columns", "NumberOfFrames",
+    "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows",
+    "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation",
 ]  # fmt: skip
+_BY_NAME = {name: Tag(name) for name in _TAGS}
+_OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(_BY_NAME.values())}
+_PLAIN = re.compile(rb"[ -\[\]-~\x00]*")  # ASCII without backslash and escape
+_CODE, _UID = re.compile(r"[A-Z0-9 _]{1,16}"), re.compile(r"[0-9.]{1,64}")  # what is shown is what it must be, or not
+_MANY_FRAGMENTS = 200_000
 
 # pydicom's warnings and log lines quote header values: they may name a patient.
 config.settings.reading_validation_mode = config.IGNORE
@@ -50,37 +69,64 @@ class Header:
     problem: str | None = None
 
     def as_row(self) -> tuple[str | int | None, ...]:
-        return astuple(self)
+        return tuple(vars(self).values())
 
 
-def read(path: Path) -> Header:
+def read(path: Path | str) -> Header:
     """The header of one file. Never raises for what is in the file: the problem is in the answer."""
     try:
-        dataset = open_dataset(path, pixels=False)
-        return _header(dataset)
+        with bounded.opened(path) as source:
+            return _header(dataset_of(source), source)
+    except bounded.NotAFile:
+        return Header(problem="NOT_A_FILE")
     except OSError:
         return Header(problem="UNREADABLE")
     except InvalidDicomError:
         return Header(problem="NOT_DICOM")
+    except (TooMuch, RecursionError, MemoryError):
+        return Header(problem="HEADER_TOO_LARGE")
     except PARSE_ERRORS:
         return Header(problem="CORRUPT")
 
 
-def open_dataset(path: Path, *, pixels: bool) -> Dataset:
-    """Read a file; old files without the 128-byte preamble are taken where they hold an image.
+def dataset_of(source: Source, **options: Any) -> Dataset:
+    """What stands before the pixels; `source` is left where they begin, or at its end.
 
-    Raises OSError, InvalidDicomError (no DICOM file) and what PARSE_ERRORS lists.
+    Old files without the 128-byte preamble are taken where they hold an image. Raises OSError, InvalidDicomError (no
+    DICOM file) and what PARSE_ERRORS lists.
     """
-    options = {} if pixels else {"stop_before_pixels": True, "specific_tags": _TAGS}
+    options = options or _OPTIONS
     try:
-        return pydicom.dcmread(path, **options)
+        return pydicom.dcmread(source, **options)
     except InvalidDicomError:
-        if path.stat().st_size < 132:
+        source.seek(0)
+        start = source.read(132)
+        if len(start) < 132 or start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
             raise
-        dataset = pydicom.dcmread(path, force=True, **options)
+        source.seek(0)
+        dataset = pydicom.dcmread(source, force=True, **options)
         if "SOPInstanceUID" not in dataset or "Rows" not in dataset:
             raise
         return dataset
+
+
+def pixel_element(dataset: Dataset, source: Source) -> tuple[int, str, int] | None:
+    """(tag, VR, length) of the pixel data that `source` stands before; then it stands at the value. UNDEFINED as the length:
+    encapsulated. None where the file has ended."""
+    implicit, little = dataset.original_encoding
+    order = "<" if little else ">"
+    start = source.read(8)
+    if len(start) < 8:
+        return None
+    group, element = struct.unpack(order + "HH", start[:4])
+    tag = group << 16 | element
+    if tag not in _PIXELS:
+        return None
+    if implicit or not start[4:6].isalpha():
+        return tag, "OW", struct.unpack(order + "L", start[4:])[0]
+    if start[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN", b"OL", b"OV"):
+        return tag, start[4:6].decode(), struct.unpack(order + "L", source.read(4))[0]
+    return tag, "OW", struct.unpack(order + "H", start[6:])[0]
 
 
 def transfer_syntax(dataset: Dataset) -> str:
@@ -94,22 +140,60 @@ def transfer_syntax(dataset: Dataset) -> str:
     return str(pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian)
 
 
-def _header(dataset: Dataset) -> Header:
-    def text(name: str) -> str | None:
-        value = dataset.get(name)
-        return (str(value).strip(" \x00") or None) if value is not None else None
+def number(dataset: Dataset, name: str) -> int | None:
+    """A whole number of the header, from 0 on; None where it is missing or empty. Raises ValueError for any other."""
+    raw = dataset.get_item(_BY_NAME[name])
+    if raw is None:
+        return None
+    short = isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) == 2
+    if short and raw.VR in (None, "US") and name != "NumberOfFrames":
+        return int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")
+    value = dataset.get(name)
+    if value in (None, ""):
+        return None
+    if not 0 <= int(value) < 2**31:
+        raise ValueError("no number that an image could have")
+    return int(value)
 
-    def number(name: str) -> int | None:
-        value = dataset.get(name)
-        return int(value) if value not in (None, "") else None
 
-    rows, columns, frames = number("Rows"), number("Columns"), number("NumberOfFrames")
+def text(dataset: Dataset, name: str) -> str | None:
+    """A text of the header, stripped; None where it is missing or empty. Raises ValueError where it is too long."""
+    raw = dataset.get_item(_BY_NAME[name])
+    if raw is None:
+        return None
+    # Converting costs more than reading: only what needs its character set, or has several values, goes through pydicom.
+    if isinstance(raw, RawDataElement) and raw.value is not None and _PLAIN.fullmatch(raw.value):
+        value = raw.value.decode("ascii")
+    else:
+        value = str(dataset.get(name) or "")
+        value.encode()  # half a surrogate pair could be written nowhere
+    if len(value) > MAX_TEXT:
+        raise ValueError("a text is too long")
+    return value.strip(" \x00") or None
+
+
+def native_bits(dataset: Dataset, tag: int, rows: int, columns: int) -> int:
+    """Bits of one frame that is not compressed; 0 where the header does not say."""
+    bits = _PIXELS[tag] or number(dataset, "BitsAllocated") or 0
+    bits *= rows * columns * (number(dataset, "SamplesPerPixel") or 1)
+    return bits * 2 // 3 if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" else bits
+
+
+def _header(dataset: Dataset, source: Source) -> Header:
+    modality = text(dataset, "Modality")
+    if modality is not None and not _CODE.fullmatch(modality):
+        modality = None
+    rows, columns, frames = (number(dataset, name) for name in ("Rows", "Columns", "NumberOfFrames"))
+    syntax = transfer_syntax(dataset)
+    if not _UID.fullmatch(syntax):
+        raise ValueError("the transfer syntax is no UID")
     found = Header(
-        sop=text("SOPInstanceUID"), patient=text("PatientID"), study=text("StudyInstanceUID"),
-        series=text("SeriesInstanceUID"), modality=text("Modality"), rows=rows, columns=columns, frames=frames or 1,
-        transfer_syntax=transfer_syntax(dataset),
+        sop=text(dataset, "SOPInstanceUID"), patient=text(dataset, "PatientID"), study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"), modality=modality, rows=rows, columns=columns, frames=frames or 1,
+        transfer_syntax=str(pydicom.uid.DeflatedExplicitVRLittleEndian) if source.deflated else syntax,
     )  # fmt: skip
-    return Header(**{**found.__dict__, "problem": _problem(found)})
+    problem = _problem(found) or _pixel_problem(found, dataset, source, syntax)
+    return replace(found, problem=problem) if problem else found
 
 
 def _problem(header: Header) -> str | None:
@@ -122,3 +206,47 @@ def _problem(header: Header) -> str | None:
     if header.rows * header.columns > MAX_PIXELS:
         return "TOO_LARGE"
     return None
+
+
+def _pixel_problem(header: Header, dataset: Dataset, source: Source, syntax: str) -> str | None:
+    """What is wrong with the pixel data, by its syntax and length alone."""
+    found = pixel_element(dataset, source)
+    if found is None:
+        return "NO_PIXELS"
+    if not _decodable(syntax):
+        return "PIXELS_UNSUPPORTED"
+    assert header.rows is not None and header.columns is not None and header.frames is not None
+    tag, _, length = found
+    if length == UNDEFINED:
+        return None if _fragments(source) >= header.frames else "PIXELS_CUT"
+    held = min(length, source.size - source.tell())
+    if pydicom.uid.UID(syntax).is_encapsulated:
+        return None if held == length else "PIXELS_CUT"
+    need = native_bits(dataset, tag, header.rows, header.columns) * header.frames
+    return None if held * 8 >= need else "PIXELS_CUT"
+
+
+def _fragments(source: Source) -> int:
+    """How many fragments the encapsulated pixel data at `source` has; -1 where its end is missing (PS3.5 A.4)."""
+    at = source.tell()
+    for count in range(-1, _MANY_FRAGMENTS):  # the first item is the table of offsets
+        source.seek(at)
+        item = source.read(8)
+        if len(item) < 8 or item[:2] != b"\xfe\xff":
+            return -1
+        if item[2:4] == b"\xdd\xe0":
+            return count
+        at += 8 + int.from_bytes(item[4:], "little")
+        if item[2:4] != b"\x00\xe0" or at > source.size:
+            return -1
+    return _MANY_FRAGMENTS
+
+
+@lru_cache(maxsize=256)
+def _decodable(syntax: str) -> bool:
+    from pydicom.pixels import get_decoder
+
+    try:
+        return bool(get_decoder(pydicom.uid.UID(syntax)).is_available)
+    except (NotImplementedError, *PARSE_ERRORS):
+        return False

@@ -1,7 +1,8 @@
 """The header scan: one row a file of the data folder, in SQLite, read without touching pixels.
 
 Every file is a row. One that cannot be used has a `problem` (a code of PROBLEMS) and stays out of every cohort; the
-scan goes on. A second scan opens only files whose size or time changed. Files of patients who opted out are not
+scan goes on. A second scan opens only files whose size or time changed. What is no regular file, and a link that leads
+out of the folder, is never opened. Files of patients who opted out are not
 opened: the patient is known from labels.csv (column `file`) or from an earlier scan. While anybody has opted out, a
 file of which neither says whose it is stays closed too.
 
@@ -12,9 +13,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,10 @@ PROBLEMS: Mapping[str, str] = {
     "NOT_DICOM": "not a DICOM file",
     "CORRUPT": "the header is damaged or cut off",
     "UNREADABLE": "the operating system does not let us read the file",
+    "NOT_A_FILE": "not a regular file (a pipe, a socket, a device): never opened",
+    "LINK_OUTSIDE": "a link that leads out of the data folder: not followed",
+    "BAD_NAME": "the name of the file or of its folder is not UTF-8: not opened; rename it",
+    "HEADER_TOO_LARGE": "the header is longer or nested deeper than any real one, or inflates to too much",
     "NO_PATIENT": "the header has no patient id",
     "NO_INSTANCE": "the header has no SOP instance UID",
     "NO_IMAGE": "the file holds no image (a report, a directory, a presentation state), or is cut off before it",
@@ -41,10 +46,18 @@ PROBLEMS: Mapping[str, str] = {
     "DUPLICATE": "another file holds the same SOP instance",
     "OPTED_OUT": "not opened, because the patient opted out",
     "PATIENT_UNKNOWN": "not opened, because patients have opted out and labels.csv does not say whose file it is",
+    "NO_PIXELS": "the header describes an image, but no pixel data follows it",
+    "PIXELS_CUT": "the pixel data is shorter than the header says, or its end is missing",
     "PIXELS_CORRUPT": "the pixel data is damaged or cut off",
     "PIXELS_UNSUPPORTED": "the pixel data is in a form that no installed decoder reads",
+    "PIXELS_CRASHED": "a decoder crashed on the pixel data; only its own process ended",
+    "PIXELS_SLOW": "decoding was ended after too long",
+    "PIXELS_MEMORY": "decoding needs more memory than this node gives one file",
 }
+WORTH_ANOTHER_TRY = frozenset({"PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY"})
+"""May have been the machine's fault and not the file's: `silo scan --pixels` decodes these again."""
 BUSY_SECONDS = 30.0  # how long one scan waits for another
+_BATCH = 1000
 _TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
 _SKIPPED_SUFFIXES = frozenset({".csv", ".md", ".txt", ".json", ".toml"})
 STEPS = (
@@ -76,6 +89,7 @@ class IndexedFile:
     columns: int | None
     transfer_syntax: str | None
     problem: str | None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,11 @@ def scan(
     labels: Labels | None = None,
     opt_out: OptOut | None = None,
     inbox: Patients | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
-    """Bring the index up to date with the folder, in one transaction.
+    """Bring the index up to date with the folder, in one transaction at the end.
+
+    progress: called after each file with how many were opened and how many were known already.
 
     inbox: a second root, with whose its files are; these stand in the index by their absolute paths.
 
@@ -112,49 +129,82 @@ def scan(
     root = Path(data_folder).resolve()
     if not root.is_dir():
         raise ScanError("DATA_FOLDER_MISSING", "The data folder is not there: check `data` in silo.toml.")
-    found = dict(_walk(root))
-    empty = not found
-    if inbox is not None and inbox.folder.is_dir():
-        found.update({(inbox.folder / path).as_posix(): seen for path, seen in _walk(inbox.folder)})
-    if not found:
-        raise ScanError("DATA_FOLDER_EMPTY", "The data folder holds no file: check that its drive is mounted.")
     opened = unchanged = 0
-    with closing(_open(Path(index_db))) as db, _damage_named(), db:
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('root', ?)", (str(root),))
+    with closing(_open(Path(index_db))) as db, _damage_named():
+        reader = _made_by(db)
         known = {
             path: (size, mtime, patient, problem)
             for path, size, mtime, patient, problem in db.execute(
                 "SELECT path, size, mtime_ns, patient, problem FROM files"
             )
         }
-        if empty and any(not path.startswith("/") for path in known):
-            raise ScanError("DATA_FOLDER_EMPTY", "The data folder holds no file any more: check its drive.")
-        rows = []
-        for path, (size, mtime) in found.items():
+        # What is read waits in a table of this connection, so that nobody waits for a long scan.
+        db.execute(f"CREATE TEMP TABLE fresh AS SELECT {_COLUMNS} FROM files LIMIT 0")
+        rows: list[tuple[object, ...]] = []
+        gone = set(known)
+        local = False  # whether the data folder itself holds anything
+        for path, size, mtime, problem in _both(root, inbox):
+            local |= not path.startswith("/")
             before = known.get(path)
+            gone.discard(path)
             # A file whose read failed for a reason outside the file, or which was not opened, is tried again.
             same = before is not None and before[:2] == (size, mtime) and before[3] not in _TRIED_AGAIN
-            if same:
+            if same and reader == str(header.VERSION):
                 unchanged += 1
-                continue
-            names = (
-                before[2] if before else None,
-                labels.patient_of(root / path) if labels else None,
-                inbox.patient_of(Path(path)) if inbox and path.startswith("/") else None,
-            )
-            out = [name for name in names if name is not None and opt_out is not None and name in opt_out]
-            if out:
-                rows.append((path, size, mtime, None, out[0], *(None,) * 7, "OPTED_OUT"))
-            elif opt_out and not any(names):
-                rows.append((path, size, mtime, *(None,) * 9, "PATIENT_UNKNOWN"))
+            elif problem is not None:
+                rows.append((path, size, mtime, *(None,) * 9, problem))
             else:
-                rows.append((path, size, mtime, *header.read(root / path).as_row()))
-                opened += 1
-        db.executemany(f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", rows)
-        gone = [(path,) for path in known if path not in found]
-        db.executemany("DELETE FROM files WHERE path = ?", gone)
-        _mark_duplicates(db)
+                names = (
+                    before[2] if before else None,
+                    labels.patient_of(root / path) if labels else None,
+                    inbox.patient_of(Path(path)) if inbox and path.startswith("/") else None,
+                )
+                out = [name for name in names if name is not None and opt_out is not None and name in opt_out]
+                if out:
+                    rows.append((path, size, mtime, None, out[0], *(None,) * 7, "OPTED_OUT"))
+                elif opt_out and not any(names):
+                    rows.append((path, size, mtime, *(None,) * 9, "PATIENT_UNKNOWN"))
+                else:
+                    rows.append(
+                        (path, size, mtime, *header.read(path if path.startswith("/") else f"{root}/{path}").as_row())
+                    )
+                    opened += 1
+            if len(rows) == _BATCH:
+                _keep(db, rows)
+            if progress is not None:
+                progress(opened, unchanged)
+        _keep(db, rows)
+        came = len(gone) < len(known) or db.execute("SELECT 1 FROM fresh LIMIT 1").fetchone() is not None
+        if not local and (not came or any(not path.startswith("/") for path in known)):
+            raise ScanError("DATA_FOLDER_EMPTY", "The data folder holds no file: check that its drive is mounted.")
+        db.commit()
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('root', ?)", (str(root),))
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('reader', ?)", (str(header.VERSION),))
+            db.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) SELECT {_COLUMNS} FROM fresh")
+            db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
+            _mark_duplicates(db)
         return _report(db, opened, unchanged, len(gone), time.perf_counter() - began)
+
+
+def _both(root: Path, inbox: Patients | None) -> Iterator[tuple[str, int, int, str | None]]:
+    """The files of the data folder, then those of the inbox by their absolute paths."""
+    yield from _walk(root)
+    if inbox is not None and inbox.folder.is_dir():
+        for path, *seen in _walk(inbox.folder.resolve()):
+            yield (inbox.folder / path).as_posix(), *seen
+
+
+def _keep(db: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
+    db.executemany(f"INSERT INTO fresh VALUES ({', '.join('?' * 13)})", rows)
+    rows.clear()
+
+
+def _made_by(db: sqlite3.Connection) -> str | None:
+    """The version of the reader that filled the index; another one would give other rows. None for a new index."""
+    found = db.execute("SELECT value FROM meta WHERE name = 'reader'").fetchone()
+    return found[0] if found else None
 
 
 def files(index_db: Path) -> list[IndexedFile]:
@@ -166,18 +216,18 @@ def files(index_db: Path) -> list[IndexedFile]:
         if root is None:
             raise ScanError("INDEX_MISSING", "The data folder has not been scanned: run `silo scan`.")
         rows = db.execute(
-            "SELECT path, sop, patient, modality, rows, columns, transfer_syntax, problem FROM files ORDER BY path"
+            "SELECT path, sop, patient, modality, rows, columns, transfer_syntax, problem, frames FROM files ORDER BY path"
         )
         return [IndexedFile(Path(root[0]) / path, *rest) for path, *rest in rows]
 
 
-def mark(index_db: Path, problems: Mapping[Path, str]) -> None:
-    """Record that files (absolute paths) cannot be used, by a code of PROBLEMS. Until the file changes."""
+def mark(index_db: Path, problems: Mapping[Path, str | None]) -> None:
+    """Record that files (absolute paths) cannot be used, by a code of PROBLEMS, until the file changes; None: it can."""
     with closing(_open(Path(index_db))) as db, _damage_named(), db:
         root = Path(db.execute("SELECT value FROM meta WHERE name = 'root'").fetchone()[0])
         db.executemany(
             "UPDATE files SET problem = ? WHERE path = ?",
-            [(code, key(path, root)) for path, code in problems.items() if code in PROBLEMS],
+            [(code, key(path, root)) for path, code in problems.items() if code in (None, *PROBLEMS)],
         )
 
 
@@ -186,20 +236,54 @@ def key(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _walk(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(path from root, (size, mtime_ns)) of every file that may be an image, sorted; not hidden ones or lists."""
+def counted_again(report: ScanReport, index_db: Path) -> ScanReport:
+    """The report of a scan after files were marked."""
+    with closing(_open(Path(index_db))) as db, _damage_named():
+        return _report(db, report.opened, report.unchanged, report.gone, report.seconds)
+
+
+def count(data_folder: Path) -> int:
+    """How many files a scan will look at."""
+    return sum(1 for _ in _walk(Path(data_folder).resolve()))
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int, int, str | None]]:
+    """(path from root, bytes, mtime_ns, problem) of every file that may be an image, sorted; not hidden ones or lists.
+
+    Nothing is opened, and no link is followed that leads out of the folder: `problem` says so.
+    """
     for folder, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder) / name
-            if name.startswith(".") or path.suffix.lower() in _SKIPPED_SUFFIXES:
+        here = Path(folder)
+        links = [name for name in inner if (here / name).is_symlink()]
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in links)
+        below = "" if here == root else here.relative_to(root).as_posix() + "/"
+        for name in sorted([*names, *links]):
+            if name.startswith(".") or name[name.rfind(".") :].lower() in _SKIPPED_SUFFIXES:
                 continue
+            found = _look(root, here / name, is_folder=name in links)
+            if found is None:
+                continue
+            path = below + name
             try:
-                stat = path.stat()
-            except OSError:
-                yield path.relative_to(root).as_posix(), (0, 0)  # a row UNREADABLE will say so
-                continue
-            yield path.relative_to(root).as_posix(), (stat.st_size, stat.st_mtime_ns)
+                path.encode()
+            except UnicodeEncodeError:  # bytes that are no UTF-8: no database, list or page could name the file
+                path, found = os.fsencode(path).decode("utf-8", "backslashreplace"), (*found[:2], "BAD_NAME")
+            yield path, *found
+
+
+def _look(root: Path, path: Path, *, is_folder: bool) -> tuple[int, int, str | None] | None:
+    """(bytes, mtime_ns, problem); None for a link to a folder inside `root`, which is read at its own place."""
+    try:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            if not path.resolve().is_relative_to(root):
+                return 0, status.st_mtime_ns, "LINK_OUTSIDE"
+            if is_folder:
+                return None
+            status = path.stat()
+    except (OSError, RuntimeError):  # RuntimeError: a link that leads to itself
+        return 0, 0, "UNREADABLE"
+    return status.st_size, status.st_mtime_ns, None if stat.S_ISREG(status.st_mode) else "NOT_A_FILE"
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -237,18 +321,20 @@ def _mark_duplicates(db: sqlite3.Connection) -> None:
 
 
 def _report(db: sqlite3.Connection, opened: int, unchanged: int, gone: int, seconds: float) -> ScanReport:
-    rows: Iterable[tuple[str | None, str | None, str | None]] = db.execute(
-        "SELECT patient, modality, problem FROM files"
-    ).fetchall()
-    usable = [(patient, modality) for patient, modality, problem in rows if problem is None]
+    problems = dict(db.execute("SELECT problem, count(*) FROM files WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"))
+    modalities = dict(
+        db.execute("SELECT coalesce(modality, 'none'), count(*) FROM files WHERE problem IS NULL GROUP BY 1 ORDER BY 1")
+    )
+    (patients,) = db.execute("SELECT count(DISTINCT patient) FROM files WHERE problem IS NULL").fetchone()
+    usable = sum(modalities.values())
     return ScanReport(
-        files=len(list(rows)),
-        usable=len(usable),
-        patients=len({patient for patient, _ in usable}),
+        files=usable + sum(problems.values()),
+        usable=usable,
+        patients=patients,
         opened=opened,
         unchanged=unchanged,
         gone=gone,
-        problems=dict(sorted(Counter(problem for *_, problem in rows if problem).items())),
-        modalities=dict(sorted(Counter(modality or "none" for _, modality in usable).items())),
+        problems=problems,
+        modalities=modalities,
         seconds=seconds,
     )

@@ -148,7 +148,7 @@ def test_a_corrupt_file_is_counted_with_its_reason_and_named_where_asked_for(sil
     assert "CORRUPT: 1 (the header is damaged or cut off)" in text
     assert "image2.dcm" not in text, "a file's name may be a patient's"
     said(silo.command("scan", str(silo.folder), "--files"), 0, "image2.dcm")
-    facts = json.loads(silo.command("scan", str(silo.folder), "--files", "--json").stdout)
+    facts = json.loads(silo.command("scan", str(silo.folder), "--files", "--summary", "--json").stdout)
     assert [each["file"] for each in facts["problem_files"]] == ["image2.dcm"]
 
 
@@ -158,7 +158,7 @@ def test_a_missing_column_is_named(silo, images):
     said(silo.command("scan", str(silo.folder)), 2, "LABELS_MALFORMED", "labels.csv, line 2")
     table.write_text("PatientID,split,file\nPAT-0000,train,image0.dcm\n")
     said(silo.command("scan", str(silo.folder)), 2, "LABELS_COLUMN", "labels.csv, line 1", "`label`", "add it")
-    facts = json.loads(silo.command("scan", str(silo.folder), "--json").stdout)
+    facts = json.loads(silo.command("scan", str(silo.folder), "--summary", "--json").stdout)
     assert (facts["files"], facts["error"]["code"]) == (4, "LABELS_COLUMN")
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydicom import uid
 
 from silo_node.consent.opt_out import OptOut
-from silo_node.imaging import header, index, labels
+from silo_node.imaging import bounded, header, index, labels
 from silo_node.imaging.errors import ScanError
 
 Dicom = Callable[..., Path]
@@ -77,10 +77,10 @@ def test_bad_files_are_rows_with_reasons_and_nothing_is_lost(tmp_path: Path, dic
 
 def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, dicom: Dicom) -> None:
     dicom(tmp_path / "data/1.dcm")
-    (tmp_path / "data/2.dcm").symlink_to(tmp_path / "nowhere.dcm")
+    (tmp_path / "data/2.dcm").symlink_to(".later.dcm")
     index.scan(tmp_path / "data", tmp_path / "index.db")
     assert _problems(tmp_path / "index.db")["2.dcm"] == "UNREADABLE"
-    dicom(tmp_path / "nowhere.dcm", patient="P2")
+    dicom(tmp_path / "data/.later.dcm", patient="P2")
     index.scan(tmp_path / "data", tmp_path / "index.db")
     assert _problems(tmp_path / "index.db")["2.dcm"] is None
 
@@ -160,7 +160,8 @@ def test_a_scan_that_another_holds_up_is_told(tmp_path: Path, dicom: Dicom, monk
 
 def test_names_and_dates_are_not_even_parsed(tmp_path: Path, dicom: Dicom) -> None:
     path = dicom(tmp_path / "1.dcm")
-    assert "PatientName" not in header.open_dataset(path, pixels=False)
+    with bounded.opened(path) as source:
+        assert "PatientName" not in header.dataset_of(source)
     found = header.read(path)
     assert "P1" not in repr(found) and found.patient == "P1"
 

@@ -1,0 +1,137 @@
+"""`silo scan`: what it prints, for a person and for a script, with a silo and before there is one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate
+from typer.testing import CliRunner, Result
+
+from silo_node import commands_scan
+from silo_node.cli import app
+from silo_node.imaging import header, index
+from tests.silo_node.imaging import awkward
+
+Dicom = Callable[..., Path]
+
+
+def scan(*options: object) -> Result:
+    return CliRunner().invoke(app, ["scan", *map(str, options)], env={"SILO_HOME": ""})
+
+
+@pytest.fixture
+def silo(tmp_path: Path, hospital: Path) -> Path:
+    """A silo's folder over `hospital`."""
+    folder = tmp_path / "silo"
+    folder.mkdir()
+    (folder / "silo.toml").write_text(f'name = "site-1"\nportal = "https://portal.example.org"\ndata = "{hospital}"\n')
+    return folder
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_json_is_one_object_a_file_with_all_that_a_script_asks(silo: Path, hospital: Path, dicom: Dicom) -> None:
+    dicom(hospital / "film.dcm", np.zeros((5, 7, 9), np.uint16), modality="DX", syntax=uid.RLELossless)
+    (hospital / "note").write_text("no image")
+    result = scan(silo, "--json")
+    assert result.exit_code == 0, result.output
+    by_path = {each["path"]: each for each in lines(result)}
+    assert len(by_path) == 12
+    assert by_path["film.dcm"] == {
+        "path": "film.dcm", "status": "ok", "reason": None, "modality": "DX", "transfer_syntax": uid.RLELossless,
+        "frames": 5, "shape": [7, 9],
+    }  # fmt: skip
+    assert by_path["note"] == {
+        "path": "note", "status": "refused", "reason": "NOT_DICOM", "modality": None, "transfer_syntax": None,
+        "frames": None, "shape": None,
+    }  # fmt: skip
+    assert by_path["images/3.dcm"]["shape"] == [40, 40]
+
+
+def test_broken_labels_end_with_their_exit_code_and_each_line_is_still_a_file(silo: Path, hospital: Path) -> None:
+    (hospital / "labels.csv").write_text("PatientID\nP1\n")
+    result = scan(silo, "--json")
+    assert result.exit_code == 2 and "LABELS_COLUMN" in result.stderr
+    assert [each["status"] for each in lines(result)] == ["ok"] * 10
+
+
+def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "data/1.dcm")
+    before = sorted(tmp_path.rglob("*"))
+    result = scan("--data", tmp_path / "data")
+    assert result.exit_code == 0 and "1 files, 1 usable, 1 patients" in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    missing = scan("--data", tmp_path / "nowhere")
+    assert missing.exit_code == 2 and "there is no such folder" in missing.output
+
+
+def test_a_silos_opt_out_list_holds_for_another_folder_too(
+    silo: Path, tmp_path: Path, dicom: Dicom, watched: Callable[..., Any]
+) -> None:
+    (silo / "opt_out.csv").write_text("PatientID,date\nP3,2026-01-01\n")
+    path = dicom(tmp_path / "data/1.dcm", patient="P3")
+    with watched() as opened:
+        result = scan(silo, "--data", tmp_path / "data", "--json")
+    assert [each["reason"] for each in lines(result)] == ["PATIENT_UNKNOWN"] and path not in opened
+
+
+def test_pixels_are_decoded_where_asked_for_and_the_index_remembers(silo: Path, hospital: Path, dicom: Dicom) -> None:
+    damaged = dicom(hospital / "images/3.dcm", patient="P3", syntax=uid.RLELossless)
+    awkward._edit(damaged, PixelData=encapsulate([bytes(range(256))]))
+    assert scan(silo, "--summary", "--json").stdout.count('"PIXELS_CORRUPT"') == 0
+    result = scan(silo, "--pixels", "--summary", "--json", "--files")
+    (facts,) = lines(result)
+    assert facts["problems"] == {"PIXELS_CORRUPT": 1} and facts["usable"] == 9
+    assert facts["problem_files"] == [{"code": "PIXELS_CORRUPT", "file": "images/3.dcm"}]
+    assert [file.problem for file in index.files(silo / "index.db") if file.problem] == ["PIXELS_CORRUPT"]
+
+
+def test_pixels_of_who_opted_out_after_the_first_scan_are_not_decoded(
+    silo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from silo_node.imaging.decoder_pool import DecoderPool
+
+    assert scan(silo).exit_code == 0
+    (silo / "opt_out.csv").write_text("PatientID,date\nP3,2026-01-01\n")
+    asked: list[Path] = []
+    decode = DecoderPool.decode
+    monkeypatch.setattr(DecoderPool, "decode", lambda pool, paths: asked.extend(paths) or decode(pool, paths))
+    assert scan(silo, "--pixels").exit_code == 0
+    assert len(asked) == 9 and not [path for path in asked if path.name == "3.dcm"]
+
+
+def test_a_decoder_that_failed_once_gets_another_chance(silo: Path, hospital: Path) -> None:
+    scan(silo)
+    index.mark(silo / "index.db", {hospital.resolve() / "images/3.dcm": "PIXELS_SLOW"})
+    assert "PIXELS_SLOW: 1" in scan(silo).stdout
+    assert "10 usable" in scan(silo, "--pixels").stdout
+
+
+def test_an_index_of_an_older_reader_is_read_anew(silo: Path, monkeypatch: pytest.MonkeyPatch, hospital: Path) -> None:
+    monkeypatch.setattr(header, "VERSION", 1)
+    assert lines(scan(silo, "--summary", "--json"))[0]["opened"] == 10
+    assert lines(scan(silo, "--summary", "--json"))[0]["opened"] == 0
+    monkeypatch.undo()
+    assert lines(scan(silo, "--summary", "--json"))[0]["opened"] == 10
+
+
+def test_links_within_the_folder_are_followed_once(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "data/a/1.dcm")
+    (tmp_path / "data/b").symlink_to("a")
+    (tmp_path / "data/z.dcm").symlink_to("a/1.dcm")
+    found = {each["path"]: each["reason"] for each in lines(scan("--data", tmp_path / "data", "--json"))}
+    assert found == {"a/1.dcm": None, "z.dcm": "DUPLICATE"}
+
+
+def test_help_shows_examples() -> None:
+    text = scan("--help").stdout
+    assert "Examples:" in text and "silo scan --data" in text
+    assert commands_scan._HELP.count("silo scan") >= 4
