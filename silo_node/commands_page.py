@@ -12,7 +12,8 @@ from silo_node.errors import UsageError
 from silo_node.terminal import AsJson, config_of, errors_shown, out, print_json
 
 Folder = Annotated[
-    Path | None, typer.Option("--folder", help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False)
+    Path | None,
+    typer.Option("--folder", help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False),
 ]
 PasswordFile = Annotated[Path | None, typer.Option("--password-file", help="File whose first line is the password.")]
 Name = Annotated[str, typer.Argument(help="The user's name at sign-in, such as it-nord.")]

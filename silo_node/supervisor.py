@@ -1,4 +1,5 @@
-"""The processes of `silo run`: broker, control worker, training worker, page. Started from the main thread, restarted when they die."""
+"""The processes of `silo run`: broker, control worker, training worker, page. Started from the main thread, and
+restarted when they die."""
 
 from __future__ import annotations
 

@@ -84,7 +84,9 @@ class Accounts:
     def add(self, name: str, *, role: str, person: str, password: str) -> User:
         """A new account. Raises: UsageError."""
         if not NAME.fullmatch(name):
-            raise UsageError("a user's name is 1 to 63 of a-z, 0-9, - and _, starting and ending with a letter or digit")
+            raise UsageError(
+                "a user's name is 1 to 63 of a-z, 0-9, - and _, starting and ending with a letter or digit"
+            )
         if role not in ROLES:
             raise UsageError(f"the role must be one of {', '.join(ROLES)}")
         if (role == "steward") != bool(person):

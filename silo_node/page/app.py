@@ -151,7 +151,11 @@ class _Pages:
         values = dict(answer.values)
         form = session.form if session is not None else secrets.token_urlsafe(32)
         text = self._templates.get_template(answer.template).render(
-            config=self._config, user=session.user if session else None, form_token=form, here=request.url.path, **values
+            config=self._config,
+            user=session.user if session else None,
+            form_token=form,
+            here=request.url.path,
+            **values,
         )
         response = HTMLResponse(text, status_code=answer.status)
         if session is None:

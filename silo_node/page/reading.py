@@ -32,7 +32,8 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as error:
         raise Refused(
-            "FILE_UNREADABLE", f"{path.name} can't be read now ({type(error).__name__}): try again; see the settings check."
+            "FILE_UNREADABLE",
+            f"{path.name} can't be read now ({type(error).__name__}): try again; see the settings check.",
         ) from None
 
 
@@ -189,9 +190,7 @@ def _registry(config: Config, default: bool) -> Any:
     consents, unassigned = registries.assign(found, registries.patients_of(config, found))
     read = datetime.fromtimestamp(kept.stat().st_mtime, UTC)
     opt_out = opt_out_registry.load(config, now)
-    return registries.Registry(
-        opt_out, consents, unassigned, None, read, registries.query_of(config), now, default, {}
-    )
+    return registries.Registry(opt_out, consents, unassigned, None, read, registries.query_of(config), now, default, {})
 
 
 def _unknown(config: Config, patients: frozenset[str]) -> int | None:

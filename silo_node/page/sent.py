@@ -109,7 +109,9 @@ def listing(config: Config, chosen: Filter, page: int) -> Listing | None:
         total, size = db.execute(f"SELECT count(*), coalesce(sum(bytes), 0) FROM sent WHERE {where}", values).fetchone()
         rows = list(_rows(db, where, values, PAGE_ROWS, (page - 1) * PAGE_ROWS))
         kinds = [row[0] for row in db.execute("SELECT DISTINCT kind FROM sent ORDER BY kind")]
-        studies = [row[0] for row in db.execute(f"SELECT DISTINCT {_STUDY} AS study FROM sent ORDER BY study") if row[0]]
+        studies = [
+            row[0] for row in db.execute(f"SELECT DISTINCT {_STUDY} AS study FROM sent ORDER BY study") if row[0]
+        ]
         first = db.execute("SELECT min(time) FROM sent").fetchone()[0]
     return Listing(rows, total, size, kinds, studies, first)
 
@@ -128,7 +130,8 @@ def as_csv(config: Config, chosen: Filter) -> Iterator[bytes]:
 
 def _rows(db: sqlite3.Connection, where: str, values: list[str], most: int, start: int) -> Iterator[dict[str, Any]]:
     for row in db.execute(
-        f"SELECT time, kind, {_STUDY} AS study, round, bytes, digest, status FROM sent WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
+        f"SELECT time, kind, {_STUDY} AS study, round, bytes, digest, status FROM sent WHERE {where}"
+        " ORDER BY id DESC LIMIT ? OFFSET ?",
         [*values, most, start],
     ):
         yield {**dict(row), "means": MEANINGS.get(row["kind"], "")}

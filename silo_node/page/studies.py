@@ -73,7 +73,9 @@ class Questions:
             if found is not None and (found.what, found.name) == (what, name) and found.ends > self._clock():
                 del self._held[number]
                 return found.content
-        raise UsageError("This question is over or was answered already: begin again. Nothing was signed.", "QUESTION_OVER")
+        raise UsageError(
+            "This question is over or was answered already: begin again. Nothing was signed.", "QUESTION_OVER"
+        )
 
 
 QUESTIONS: Final = Questions()

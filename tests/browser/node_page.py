@@ -1,6 +1,6 @@
 """The node's page, served by its own process on a free port, for the browser tests and for whoever wants to look.
 
-    python tests/browser/node_page.py /tmp/pictures        pictures of every page at 360 and 1440 px, light and dark
+python tests/browser/node_page.py /tmp/pictures        pictures of every page at 360 and 1440 px, light and dark
 """
 
 from __future__ import annotations

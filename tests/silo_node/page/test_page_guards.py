@@ -71,7 +71,12 @@ def test_with_a_certificate_the_cookie_needs_tls(silo):
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
 )
 def test_a_form_of_another_site_changes_nothing(page: PageUnderTest, headers: dict[str, str]):
     visitor = page.visitor("it")
@@ -110,7 +115,12 @@ def test_only_forms_are_read(page: PageUnderTest):
 
 
 def test_after_signing_in_one_goes_on_to_a_page_of_ours_only(page: PageUnderTest):
-    for then, to in (("/sent", "/sent"), ("//evil.example", "/"), ("https://evil.example", "/"), ("/\\evil.example", "/")):
+    for then, to in (
+        ("/sent", "/sent"),
+        ("//evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("/\\evil.example", "/"),
+    ):
         visitor = page.visitor()
         visitor.get("/sign-in")
         answer = visitor.post("/sign-in", name="it-nord", password=PASSWORD, then=then)
@@ -137,9 +147,15 @@ def test_a_new_password_ends_every_session_with_the_old_one(page: PageUnderTest)
 
 @pytest.mark.parametrize(
     ("old", "new", "again"),
-    [("wrong", "another long password", "another long password"), (PASSWORD, "short", "short"), (PASSWORD, "a" * 12, "b" * 12)],
+    [
+        ("wrong", "another long password", "another long password"),
+        (PASSWORD, "short", "short"),
+        (PASSWORD, "a" * 12, "b" * 12),
+    ],
 )
-def test_a_password_is_changed_only_with_the_old_one_and_twice_the_same(page: PageUnderTest, old: str, new: str, again: str):
+def test_a_password_is_changed_only_with_the_old_one_and_twice_the_same(
+    page: PageUnderTest, old: str, new: str, again: str
+):
     visitor = page.visitor("it")
     assert visitor.post("/password", old=old, new=new, again=again).status_code == 403
     assert visitor.get("/").status_code == 200
@@ -231,8 +247,9 @@ def test_an_account_that_makes_no_sense_is_refused(clocked, name: str, role: str
 
 @pytest.mark.parametrize(
     "text",
-    ['host = "0.0.0.0"', 'host = "10.0.0.5"\nname = "x.internal"', 'host = "::"', 'host = "10.0.0.5"\ntls_cert = "a"\ntls_key = "b"',
-     'tls_cert = "a"', 'host = "silo.internal"', "port = 0", 'name = "A/B"', "extra = 1"],
+    ['host = "0.0.0.0"', 'host = "10.0.0.5"\nname = "x.internal"', 'host = "::"',
+     'host = "10.0.0.5"\ntls_cert = "a"\ntls_key = "b"',
+     'name = "x.internal"', 'tls_cert = "a"', 'host = "silo.internal"', "port = 0", 'name = "A/B"', "extra = 1"],
 )  # fmt: skip
 def test_the_page_is_not_opened_to_other_machines_by_accident(silo, text: str):
     path = silo.folder / "silo.toml"
