@@ -406,9 +406,10 @@ def send(node: Node, study: str, envelope: Envelope) -> None:
     node.egress.put_json(f"/api/v1/studies/{study}/approval", envelope.as_dict(), kind="approval")
 
 
-def enrol(node: Node, token: str) -> dict[str, Any]:
+def enrol(node: Node, token: str, *, public: bytes | None = None) -> dict[str, Any]:
     """Send this silo's keys with the one-time token; returns the portal's answer, not yet pinned.
 
+    public: the key that is to follow the silo's present one, where it is another; the node's connection signs with it.
     Raises: PortalError, PortalRefused, UsageError.
     """
     from protocol.canonical import b64
@@ -423,7 +424,7 @@ def enrol(node: Node, token: str) -> dict[str, Any]:
         "/api/v1/silo/enrol",
         {
             "token": token,
-            "public": b64(node.keys.silo.public),
+            "public": b64(public or node.keys.silo.public),
             "trust": trust.as_dict(),
             "log_vkey": node.keys.log_vkey,
             "witness_vkey": node.keys.witness_vkey,

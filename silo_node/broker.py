@@ -54,14 +54,15 @@ def prefix(config: Config) -> str:
     return f"consilium-silo:{config.name}:"
 
 
-def connect(config: Config) -> redis.Redis:
-    """A client of the broker."""
+def connect(config: Config, *, timeout: float | None = None) -> redis.Redis:
+    """A client of the broker. timeout: seconds that it may stay silent; None for as long as it takes."""
+    limits: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout} if timeout else {}
     url = broker_url(config)
     if url.startswith("redis+socket://"):
         parts = urlsplit(url)
         database = next((part[13:] for part in parts.query.split("&") if part.startswith("virtual_host=")), "0")
-        return redis.Redis(unix_socket_path=parts.path, db=int(database))
-    return redis.Redis.from_url(url)
+        return redis.Redis(unix_socket_path=parts.path, db=int(database), **limits)
+    return redis.Redis.from_url(url, **limits)
 
 
 def push_result(config: Config, name: str) -> None:
@@ -106,7 +107,13 @@ def start_embedded(config: Config, on_exit: Callable[[Child], None]) -> Child:
         "loglevel warning\ndaemonize no\n"
     )
     log = path.with_name("valkey.log")
-    child = Child("broker", [str(get_binary_path()), str(settings)], log=log, on_exit=on_exit)
+    child = Child(
+        "broker",
+        [str(get_binary_path()), str(settings)],
+        log=log,
+        log_mb=config.settings.limits.logs_mb,
+        on_exit=on_exit,
+    )
     end = time.monotonic() + START_SECONDS
     while not _answers(path):
         if not child.running or time.monotonic() > end:

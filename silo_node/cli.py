@@ -5,22 +5,32 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or setting; 3 refused by a rule; 4 p
 
 from __future__ import annotations
 
+import os
+import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+from pydantic import ValidationError
 
 from silo_node import (
     __version__,
     commands_consent,
     commands_decide,
+    commands_doctor,
+    commands_evidence,
+    commands_fetch,
+    commands_health,
+    commands_key,
     commands_page,
     commands_resume,
     commands_scan,
     commands_trust,
 )
-from silo_node.errors import UsageError
+from silo_node.config import Config
+from silo_node.errors import Refused, UsageError
 from silo_node.files import write_bytes
 from silo_node.terminal import (
     AsJson,
@@ -39,15 +49,29 @@ app = typer.Typer(
     name="silo",
     help="A hospital's node in the network: the images stay here, and nothing runs without the steward's signature.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-commands_consent.add_to(app)
 commands_decide.add_to(app)
 commands_resume.add_to(app)
 commands_scan.add_to(app)
-commands_page.add_to(app)
+commands_evidence.add_to(app)
+commands_key.add_to(app)
+commands_health.add_to(app)
+commands_consent.add_to(app)
 commands_trust.add_to(app)
+commands_doctor.add_to(app)
+commands_page.add_to(app)
+commands_fetch.add_to(app)
+
+
+@app.callback()
+def program(
+    show_version: Annotated[bool, typer.Option("--version", is_eager=True, help="The software's version.")] = False,
+) -> None:
+    """A hospital's node in the network: the images stay here, and nothing runs without the steward's signature."""
+    if show_version:
+        out.print(__version__)
+        raise typer.Exit
 
 
 @app.command()
@@ -60,11 +84,18 @@ def init(
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a silo: its folder, settings and keys. What is there already stays."""
+    """Make a silo: its folder, settings and keys. What is there already stays. At a terminal it asks for what is missing.
+
+    Examples:
+
+        silo init /srv/silo
+
+        silo init /srv/silo --name site-1 --portal https://portal.example.org --data /srv/images
+    """
     with errors_shown(as_json):
         if folder is None:
             raise UsageError("name the folder to make, or set SILO_HOME")
-        _write_settings(folder, name=name, portal=portal, data=data)
+        _write_settings(folder, name=name, portal=portal, data=data, ask=not as_json and os.isatty(0))
         config = config_of(folder)
         from silo_node.keys import Keys
 
@@ -74,13 +105,24 @@ def init(
             from silo_node.approvals import make_steward
 
             make_steward(config, person=steward, passphrase=passphrase(passphrase_file, again=True))
-        facts = {"silo": config.name, "folder": str(config.folder), "fingerprint": _fingerprint(keys)}
+        warnings = _first_look(config)
+        facts = {
+            "silo": config.name,
+            "folder": str(config.folder),
+            "fingerprint": _fingerprint(keys),
+            "warnings": warnings,
+        }
         if as_json:
             print_json(facts)
             return
-        out.print(f"Silo [bold]{config.name}[/] in {config.folder}")
+        out.print(f"Silo [bold]{config.name}[/] in {config.folder}:")
+        out.print("  silo.toml  its settings, each explained there")
+        out.print("  keys/      its keys; back them up where only you can read them")
+        for warning in warnings:
+            out.print(f"  to look at: {warning}", markup=False, style="yellow")
         out.print(f"Fingerprint of its key, to be compared with the portal's admin:\n  {facts['fingerprint']}")
-        out.print("Next: `silo steward` (a steward's key), then `silo enrol` with the token from the portal's admin.")
+        step = "`silo enrol`" if config.trust.exists() else "`silo steward` (a steward's key), then `silo enrol`"
+        out.print(f"Next: {step} with the token from the portal's admin.")
 
 
 @app.command()
@@ -90,7 +132,12 @@ def steward(
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the first steward's key, protected by a passphrase, and the hospital's trust.json."""
+    """Make the first steward's key, protected by a passphrase, and the hospital's trust.json.
+
+    Examples:
+
+        silo steward --person "Dr. A. Example"
+    """
     with errors_shown(as_json):
         from silo_node.approvals import make_steward
 
@@ -110,9 +157,20 @@ def steward(
 def enrol(
     folder: Folder = None,
     token: Annotated[str, typer.Option(help="The one-time token from the portal's admin.")] = "",
+    expected: Annotated[
+        str,
+        typer.Option("--fingerprint", help="The portal's fingerprint as its admin told you: another one is refused."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show this silo's keys to the portal and pin the portal's."""
+    """Show this silo's keys to the portal and pin the portal's. Compare both fingerprints with the admin, over the phone.
+
+    Examples:
+
+        silo enrol --token 3fA9-example
+
+        silo enrol /srv/silo --token 3fA9-example --fingerprint "1a2b 3c4d"
+    """
     with errors_shown(as_json):
         from silo_node import approvals
         from silo_node.pin import Pin
@@ -125,6 +183,12 @@ def enrol(
             pin = Pin.from_answer(answer)
             if pin.silo != node.config.name:
                 raise UsageError(f"the token is for the silo {pin.silo}; this one is {node.config.name}")
+            if expected and _plain(expected) != _plain(pin.fingerprint):
+                raise Refused(
+                    "OTHER_PORTAL",
+                    f"The portal that answered has the fingerprint {pin.fingerprint}, not the one you gave. Nothing was "
+                    "pinned: somebody may stand in between. Ask the admin by phone.",
+                )
             pin.save(node.config)
             facts: dict[str, Any] = {
                 "silo": pin.silo,
@@ -142,16 +206,22 @@ def enrol(
         out.print(f"Enrolled as [bold]{pin.silo}[/] of {pin.organisation}; state: {facts['state']}.")
         out.print(f"Fingerprint of this silo, which the admin must confirm:\n  {facts['fingerprint']}")
         out.print(f"Fingerprint of the portal, which you must compare with the admin:\n  {facts['portal_fingerprint']}")
+        out.print("Read both to each other over the phone. If one differs, delete portal.json and do not go on.")
 
 
 @app.command()
 def run(folder: Folder = None) -> None:
-    """Work: wait for the portal, check every round, train, answer. Ends with Ctrl-C or SIGTERM."""
+    """Work: wait for the portal, check every round, train, answer. Ends with Ctrl-C or SIGTERM.
+
+    Examples:
+
+        silo run /srv/silo
+    """
     with errors_shown():
         from silo_node import logs, sync
 
         node = node_of(folder)
-        logs.configure(node.config.folder, node.config.name)
+        logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
         try:
             sync.run(node, say=lambda line: err.print(line, markup=False))
         finally:
@@ -160,7 +230,14 @@ def run(folder: Folder = None) -> None:
 
 @app.command()
 def status(folder: Folder = None, as_json: AsJson = False) -> None:
-    """What this silo is doing, what has left it, which policy and approvals are in force."""
+    """What this silo is doing, what has left it, which policy and approvals are in force.
+
+    Examples:
+
+        silo status
+
+        silo status /srv/silo --json
+    """
     with errors_shown(as_json):
         from silo_node import status as facts
 
@@ -183,35 +260,75 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def version() -> None:
-    """The software's version."""
-    out.print(__version__)
+def version(as_json: AsJson = False) -> None:
+    """The software's version.
+
+    Examples:
+
+        silo version
+    """
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        out.print(__version__)
 
 
-def _write_settings(folder: Path, *, name: str, portal: str, data: str) -> None:
+_QUESTIONS = (
+    ("name", "The silo's name in the network, as the portal's admin gave it"),
+    ("portal", "The portal's address (https://...)"),
+    ("data", "The folder with the DICOM files"),
+)
+
+
+def _write_settings(folder: Path, *, name: str, portal: str, data: str, ask: bool) -> None:
     path = folder.expanduser() / "silo.toml"
+    given = {"name": name, "portal": portal, "data": data}
     if path.exists():
         with path.open("rb") as file:
             there = tomllib.load(file)
-        for key, value in (("name", name), ("portal", portal), ("data", data)):
+        for key, value in given.items():
             if value and there.get(key) != value:
                 raise UsageError(f"{path} exists and says another {key}: edit it, or choose another folder")
         return
-    for option, value in (("--name", name), ("--portal", portal), ("--data", data)):
-        if not value:
-            raise UsageError(f"{option} is needed to make a silo")
-    write_bytes(
-        path,
-        f"# The settings of this silo; each is explained in docs and in silo_node/config.py.\n"
-        f"name = {_quoted(name)}\nportal = {_quoted(portal)}\ndata = {_quoted(str(Path(data).expanduser().resolve()))}\n"
-        "\n[training]\nthreads = 1\nallow_constant = false\n".encode(),
-    )
+    for key, question in _QUESTIONS:
+        if not given[key] and ask:
+            given[key] = typer.prompt(question, err=True)
+        if not given[key]:
+            raise UsageError(f"--{key} is needed to make a silo")
+    given["data"] = str(Path(given["data"]).expanduser().resolve())
+    from silo_node.config import Settings
+    from silo_node.settings_file import first_settings
+
+    try:
+        Settings.model_validate(given)  # before anything is written
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][0] if first['loc'] else 'portal'}: {first['msg']}") from None
+    write_bytes(path, first_settings(**given))
 
 
-def _quoted(text: str) -> str:
-    if any(ord(character) < 32 for character in text):
-        raise UsageError("a setting may not hold control characters")
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _first_look(config: Config) -> list[str]:
+    """What would stand in the way later, said at once."""
+    found = []
+    if not config.data.is_dir():
+        found.append(f"{config.data} is not there yet: the images belong in it")
+    elif not config.labels.is_file():
+        found.append(f"{config.labels} is not there yet: it says which image shows what")
+    parts = urlsplit(config.portal)
+    if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        try:
+            socket.create_connection(
+                (parts.hostname or "", parts.port or {"https": 443, "http": 80}[parts.scheme]), timeout=5
+            ).close()
+        except OSError as error:
+            found.append(
+                f"{config.portal} does not answer ({error.strerror or error}): is a proxy needed (HTTPS_PROXY)?"
+            )
+    return found
+
+
+def _plain(fingerprint: str) -> str:
+    return "".join(fingerprint.split()).lower()
 
 
 def _fingerprint(keys: Any) -> str:

@@ -10,7 +10,17 @@ from rich.table import Table
 
 from protocol.plain_text import visible
 from silo_node.errors import PortalError, PortalRefused, Refused, UsageError
-from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
+from silo_node.terminal import (
+    AsJson,
+    Folder,
+    PassphraseFile,
+    errors_shown,
+    folder_and,
+    node_of,
+    out,
+    passphrase,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from protocol.manifest_changes import Changes
@@ -56,6 +66,7 @@ def approve(
     with errors_shown(as_json):
         from silo_node import approvals, decisions
 
+        folder, study = folder_and(folder, study)
         if reject and revoke:
             raise UsageError("--reject or --revoke, not both")
         decision: approvals.Decision = "reject" if reject else "revoke" if revoke else "approve"

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from silo_node.errors import UsageError
-from silo_node.terminal import AsJson, Folder, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
+from silo_node.terminal import (
+    AsJson,
+    Folder,
+    PassphraseFile,
+    errors_shown,
+    folder_and,
+    node_of,
+    out,
+    passphrase,
+    print_json,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,10 +34,16 @@ def resume(
     yes: Annotated[bool, typer.Option(help="Do not ask whether this is what you want.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a study go on that this silo has paused, after showing what that risks."""
+    """Let a study go on that this silo has paused, after showing what that risks.
+
+    Examples:
+
+        silo resume /srv/silo st-azhn6ppdnyiwfd4n --reason "Checked with the portal's admin by phone"
+    """
     with errors_shown(as_json):
         from silo_node import resumes
 
+        folder, study = folder_and(folder, study)
         if not study:
             raise UsageError("name the study")
         node = node_of(folder)

@@ -77,4 +77,4 @@ def _with_problems(config: Config) -> list[tuple[str, str]]:
     from silo_node.imaging import index
 
     root = config.data.resolve()
-    return [(file.problem, str(file.path.relative_to(root))) for file in index.files(config.index_db) if file.problem]
+    return [(file.problem, index.key(file.path, root)) for file in index.files(config.index_db) if file.problem]

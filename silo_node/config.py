@@ -8,9 +8,13 @@
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
+| [training] device, nice       |                                | CPU or which graphics card; how far training yields      |
+| [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
 | [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
 | [limits] ...                  |                                | time limits, see `Limits`                                |
 | [page] host, port, name, off, tls_cert, tls_key | SILO_PAGE_PORT, SILO_PAGE_OFF | the node's own page, see `Page` |
+| [dicomweb] url, query, ...    |                                | images asked from the PACS, see `DicomWeb`               |
+| [receiver] port, peers, ...   |                                | images sent by the PACS (C-STORE), see `Receiver`        |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
 """
@@ -26,9 +30,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from silo_node.errors import UsageError
+from silo_node.hours import Window
+from silo_node.log_files import MOST_MB
 
 OPT_OUT_NAMES = ("opt_out.csv", "opt-out.csv")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
@@ -69,11 +75,28 @@ class Training(_Strict):
     """threads: CPU threads of one training; the number changes the last bits of a result, so it is fixed.
     allow_constant: whether the benchmark's trainer, which reads no image, may run.
     networks: names of networks this hospital allows; empty for all that the software knows.
+    device: "cpu", "cuda" or "cuda:1"; "auto" is the first graphics card, or the CPU where there is none.
+    nice: how far training yields to everything else on this machine, 0 to 19.
     """
 
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     allow_constant: bool = False
     networks: tuple[str, ...] = ()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    nice: Annotated[int, Field(ge=0, le=19)] = 5
+
+
+class Hours(_Strict):
+    """train: "20:00-06:00" in this machine's local time; empty for always. Rounds at other times are refused."""
+
+    train: str = ""
+
+    @field_validator("train")
+    @classmethod
+    def _window(cls, text: str) -> str:
+        if text:
+            Window.parse(text)
+        return text
 
 
 class Limits(_Strict):
@@ -87,10 +110,18 @@ class Limits(_Strict):
     """Between two heartbeats in a round; the portal gives a silo up after 10."""
     scan_minutes: Annotated[int, Field(ge=1, le=10080)] = 60
     """Age at which the DICOM folder is read again."""
+    watch_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    """Between two looks for new files in the DICOM folder and the inbox, and for the time of a fetch from the PACS."""
     opt_out_hours: Annotated[int, Field(ge=1, le=24)] = 24
     """Age of the last good reading of the opt-out list at which rounds are refused; never above 24."""
     free_mb: Annotated[int, Field(ge=0)] = 200
     """Free space on the silo's disk, in MB, below which rounds are refused."""
+    cache_gb: Annotated[float, Field(ge=0)] = 50
+    """Decoded pictures on the silo's disk, in GB; the longest unused go first (disk.py)."""
+    sent_mb: Annotated[int, Field(ge=0)] = 5000
+    """Copies of what left (`keep_copies`), in MB."""
+    logs_mb: Annotated[int, Field(ge=1)] = MOST_MB
+    """Each log with its old pieces, in MB."""
 
 
 class Page(_Strict):
@@ -194,6 +225,97 @@ class Consent(_Strict):
         return self
 
 
+QUERY_KEYS = ("Modality", "StudyDate", "StudyDescription", "InstitutionName")
+
+
+class DicomWeb(_Strict):
+    """A PACS that is asked for images by DICOMweb (QIDO-RS, WADO-RS). Nothing is ever written to it.
+
+    url: the root, such as https://pacs.hospital.example/dicom-web. query: what is asked for, by DICOM keyword; a list
+    of modalities is asked for one by one. http:// only to this machine, unless `unsafe_plain_http`.
+    """
+
+    url: str
+    user: str = ""
+    password_file: str = ""
+    """File whose first line is the password."""
+    ca_bundle: str = ""
+    """PEM file of the authorities that signed the PACS's certificate; empty: the silo's `ca_bundle`, else the system's."""
+    unsafe_plain_http: bool = False
+    query: dict[str, str | tuple[str, ...]] = {}
+    every_minutes: Annotated[int, Field(ge=1, le=10080)] = 60
+    timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """How long the PACS may be silent."""
+    instance_seconds: Annotated[float, Field(gt=0, le=7200)] = 300.0
+    """How long one answer may take in all."""
+    max_mb: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Size of one instance above which it is not taken."""
+    max_instances: Annotated[int, Field(ge=1)] = 100_000
+    """How many instances one run fetches; the next goes on."""
+    free_mb: Annotated[int, Field(ge=0)] = 1000
+    """Free space, in MB, that is left on the disk of the inbox."""
+
+    @field_validator("url")
+    @classmethod
+    def _root(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an address such as https://pacs.hospital.example/dicom-web")
+        if parts.username or parts.password:
+            raise ValueError("must hold no user or password: use `user` and `password_file`")
+        return url.rstrip("/")
+
+    @field_validator("query")
+    @classmethod
+    def _known_keys(cls, query: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        for key, value in query.items():
+            if key not in QUERY_KEYS:
+                raise ValueError(f"{key} can't be asked for: use {', '.join(QUERY_KEYS)}")
+            if key != "Modality" and not isinstance(value, str):
+                raise ValueError(f"{key} must be one text")
+        return query
+
+    @model_validator(mode="after")
+    def _guarded(self) -> DicomWeb:
+        parts = urlsplit(self.url)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if parts.scheme == "http" and not local and not self.unsafe_plain_http:
+            raise ValueError("url: must be https:// unless the PACS is on this machine, or set unsafe_plain_http")
+        if bool(self.user) != bool(self.password_file):
+            raise ValueError("set both `user` and `password_file`, or neither")
+        return self
+
+
+def _ae_title(title: str) -> str:
+    if not 1 <= len(title) <= 16 or title != title.strip() or not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]+", title):
+        raise ValueError("an AE title has 1 to 16 printable characters, no backslash, no space at its ends")
+    return title
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+class Peer(_Strict):
+    """Who may send: the AE title that calls, and the host that it calls from. Both must match."""
+
+    ae_title: AeTitle
+    host: Annotated[str, Field(min_length=1)]
+
+
+class Receiver(_Strict):
+    """The C-STORE receiver, off unless this table is there. host: the address it listens on."""
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    ae_title: AeTitle
+    host: str = "127.0.0.1"
+    peers: Annotated[tuple[Peer, ...], Field(min_length=1)]
+    max_mb: Annotated[int, Field(ge=1, le=4096)] = 512
+    """Size of one instance above which it is refused."""
+    max_associations: Annotated[int, Field(ge=1, le=64)] = 4
+    free_mb: Annotated[int, Field(ge=0)] = 1000
+    """Free space, in MB, that is left on the disk of the inbox."""
+
+
 class Settings(_Strict):
     """The content of silo.toml. Paths are absolute or relative to the silo's folder."""
 
@@ -209,9 +331,12 @@ class Settings(_Strict):
     """Keep a copy of every body that leaves in FOLDER/sent, for a hospital that wants to look for itself."""
     broker: Broker = Broker()
     training: Training = Training()
+    hours: Hours = Hours()
     consent: Consent = Consent()
     limits: Limits = Limits()
     page: Page = Page()
+    dicomweb: DicomWeb | None = None
+    receiver: Receiver | None = None
 
     @field_validator("name")
     @classmethod
@@ -400,6 +525,16 @@ class Config:
     def index_db(self) -> Path:
         """The index of the DICOM folder."""
         return self.folder / "index.db"
+
+    @property
+    def inbox(self) -> Path:
+        """Images that were fetched from, or sent by, the PACS; scanned like the DICOM folder."""
+        return self.folder / "inbox"
+
+    @property
+    def pacs_db(self) -> Path:
+        """What was fetched and received, and how the last fetch ended."""
+        return self.folder / "pacs.db"
 
     @property
     def cache(self) -> Path:

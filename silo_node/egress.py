@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
 import ssl
 import threading
@@ -26,6 +25,7 @@ import httpx
 
 from protocol.signing import BadSignature, ClockSkew, SignatureError, SigningKey, sign_request, verify_answer
 from silo_node import __version__
+from silo_node.backoff import Backoff
 from silo_node.config import Config
 from silo_node.egress_log import EgressLog
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
@@ -72,7 +72,7 @@ class Egress:
         self._pin = pin
         self._log = log
         self._stop = stop or threading.Event()
-        self._retry = config.settings.limits.retry
+        self._config = config
         self._copies = config.folder / "sent" if config.settings.keep_copies else None
         self._client = httpx.Client(
             verify=_authorities(config),
@@ -114,21 +114,23 @@ class Egress:
         repeat: bool = True,
         patience: float | None = None,
         wait: float = 0.0,
+        timeout: float = 30.0,
     ) -> Answer:
         """Send one signed request and return its verified answer.
 
         Parameters: path: as on the wire. kind: a word for the log, such as "update". body_sha256: where it is known
         already. round_id: whose bytes these are. repeat: whether trying again is harmless. patience: seconds of trying
-        (None: the setting). wait: seconds that the portal may hold the answer back.
+        (None: the setting). wait: seconds that the portal may hold the answer back. timeout: seconds after which a silent
+        network counts as down.
         Raises: PortalRefused (signed no), PortalUnreachable, AnswerNotGenuine, ClockWrong, Stopping.
         """
         text = urlencode(query) if query else ""
         digest = body_sha256 or hashlib.sha256(body).digest()
-        end = time.monotonic() + (self._retry if patience is None else patience)
-        pause = FIRST_PAUSE
+        end = time.monotonic() + (self._config.settings.limits.retry if patience is None else patience)
+        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
-                return self._once(method, path, text, kind, body, digest, content_type, round_id, wait)
+                return self._once(method, path, text, kind, body, digest, content_type, round_id, wait, timeout)
             except PortalUnreachable as error:
                 last: Exception = error
                 again = repeat
@@ -138,10 +140,8 @@ class Egress:
             left = end - time.monotonic()
             if not again or left <= 0:
                 raise last
-            # A random part, so that the silos of a network don't come back all at once.
-            if self._stop.wait(min(pause * random.uniform(0.7, 1.3), left)):
+            if self._stop.wait(min(pauses.pause(), left)):
                 raise Stopping
-            pause = min(pause * 2, LONGEST_PAUSE)
 
     def close(self) -> None:
         """Close the connections."""
@@ -158,6 +158,7 @@ class Egress:
         content_type: str,
         round_id: str | None,
         wait: float,
+        timeout: float,
     ) -> Answer:
         headers = sign_request(self._key, method=method, path=path, query=query, body_sha256=digest)
         if body:
@@ -176,15 +177,11 @@ class Egress:
             self._keep_copy(row, kind, body)
         url = f"{self._base}{path}?{query}" if query else self._base + path
         try:
-            with self._client.stream(
-                method, url, content=body or None, headers=headers, timeout=httpx.Timeout(30.0 + wait, connect=10.0)
-            ) as response:
+            limits = httpx.Timeout(timeout + wait, connect=min(timeout, 10.0))
+            with self._client.stream(method, url, content=body or None, headers=headers, timeout=limits) as response:
                 content = _read(response)
         except httpx.HTTPError as error:
-            # httpx's own words can be empty ("") for a cut connection; its class says more.
-            raise PortalUnreachable(
-                f"no answer from {self._base} ({type(error).__name__}: {error}): check network, proxy and CA bundle"
-            ) from error
+            raise _unreachable(self._base, error) from error
         self._log.answered(row, kind=kind, status=response.status_code, received=len(content), round_id=round_id)
         self._believe(response, content, headers, method, path, query)
         if response.is_success:
@@ -237,6 +234,24 @@ def _read(response: httpx.Response) -> bytes:
         if size > MAX_ANSWER:
             raise AnswerNotGenuine(f"the answer is longer than {MAX_ANSWER} bytes; it was not read to its end")
     return b"".join(parts)
+
+
+def _unreachable(base: str, error: httpx.HTTPError) -> PortalUnreachable:
+    """The first thing on the way that is known to be wrong."""
+    if isinstance(error, httpx.ProxyError):
+        said = plain(str(error)) or "no reason"
+        return PortalUnreachable(f"the proxy does not let this silo through to {base}: {said}", "PROXY_REFUSES")
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return PortalUnreachable(
+                f"the certificate that {base} shows is not accepted: {plain(seen.verify_message)}", "PORTAL_CERTIFICATE"
+            )
+        seen = seen.__cause__ or seen.__context__
+    # httpx's own words can be empty ("") for a cut connection; its class says more.
+    return PortalUnreachable(
+        f"no answer from {base} ({type(error).__name__}: {error}): check network, proxy and CA bundle"
+    )
 
 
 def _problem(status: int, content: bytes) -> PortalRefused | ClockWrong:

@@ -56,10 +56,10 @@ class PortalError(SiloError):
 
 
 class PortalUnreachable(PortalError):
-    """No answer from the portal itself."""
+    """No answer from the portal itself. code: PROXY_REFUSES and PORTAL_CERTIFICATE where that is known to be why."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__("PORTAL_UNREACHABLE", sentence)
+    def __init__(self, sentence: str, code: str = "PORTAL_UNREACHABLE") -> None:
+        super().__init__(code, sentence)
 
 
 class AnswerNotGenuine(PortalError):

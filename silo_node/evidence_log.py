@@ -30,12 +30,16 @@ from protocol.transparency.tiles import FolderTileStore, append, inclusion_from_
 from silo_node.errors import DiskFull, SiloError, is_disk_full
 from silo_node.files import write_bytes
 from silo_node.keys import Keys
+from silo_node.migrations import migrate
 
-_SCHEMA: Final = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;
-CREATE TABLE IF NOT EXISTS entry(
- number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL, private BLOB, salt BLOB, position INTEGER UNIQUE);
-"""
+STEPS: Final = (
+    (
+        "CREATE TABLE IF NOT EXISTS entry("
+        " number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL, private BLOB, salt BLOB,"
+        " position INTEGER UNIQUE)",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 
 
 class EvidenceDamaged(SiloError):
@@ -70,7 +74,9 @@ class EvidenceLog:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._db.executescript(_SCHEMA)
+        self._db.execute("PRAGMA secure_delete=ON")  # of this connection, also for what a step removes
+        migrate(self._db, STEPS)
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
 
     def record(
         self,

@@ -35,7 +35,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
             raise DiskFull(f"no room for {path.name} in {path.parent}: make room, nothing was half-written") from error
         raise
     if sync:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -61,7 +61,8 @@ def read_json(path: Path) -> Any | None:
         raise UsageError(f"{path}: not JSON ({error}); restore it from a backup or remove it") from None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was renamed into `folder` keeps its name over a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

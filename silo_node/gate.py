@@ -13,7 +13,7 @@ of the blocks in `check`:
      8. The policy, matched afresh, does not deny the study.
      9. The stewards' approvals hold: who, how many, for this manifest, policy and match, now, not revoked.
     10. The portal's log holds the approval, in a checkpoint that continues the last one seen here.
-    11. Limits: rounds, networks, participants.
+    11. Limits: rounds, networks, participants, the hours in which this machine may train.
     12. The model that goes in carries enough of the participants' signatures, and is none that came before another one,
         unless the stewards have signed that the study may go back to it.
     13. The opt-out list and the consents were loaded freshly, and the cohort of today is large enough.
@@ -48,6 +48,7 @@ from silo_node.consent import registry as consents
 from silo_node.consent.registry import Registry
 from silo_node.errors import Refused
 from silo_node.files import read_json
+from silo_node.hours import Window
 from silo_node.node import Node
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
     _logged(announcement, approved, node)
     # 11
     _limits(announcement, manifest, approved, node)
+    _hours(announcement, config, now)
     _partners(manifest, policy.partners.keys)
     # 12
     if announcement.model is not None:
@@ -272,6 +274,14 @@ def _limits(announcement: Announcement, manifest: Manifest, approved: Approved, 
     allowlist = config.settings.training.networks
     if allowlist and network not in allowlist:
         raise Refused("NETWORK_NOT_ALLOWED", f"This hospital does not allow the network '{network}'.")
+
+
+def _hours(announcement: Announcement, config: Config, now: datetime) -> None:
+    """A round has no stage in which it waits for hours: it goes on without this silo, which joins the next one in time."""
+    window = Window.parse(config.settings.hours.train) if config.settings.hours.train else None
+    if window is not None and announcement.purpose != "initial" and not window.holds(now):
+        again = window.next_start(now).isoformat(timespec="minutes")
+        raise Refused("NIGHT_ONLY", f"This hospital trains between {window} only, and takes part again from {again}.")
 
 
 def _signed_model(announcement: Announcement, manifest: Manifest, node: Node) -> None:

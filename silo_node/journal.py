@@ -26,6 +26,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.secure_aggregation.errors import JournalConflict
 from silo_node.errors import DiskFull, SiloError, is_disk_full
+from silo_node.migrations import migrate
+
+STEPS: Final = (
+    (
+        "CREATE TABLE IF NOT EXISTS entry("
+        " key TEXT PRIMARY KEY, value BLOB NOT NULL, file TEXT, size INTEGER) WITHOUT ROWID",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 
 INLINE_BYTES: Final = 1 << 16
 """Values up to this size stand in the database itself."""
@@ -64,11 +73,17 @@ class SqliteJournal:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=patience)
-        self._db.executescript(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;"
-            "CREATE TABLE IF NOT EXISTS entry("
-            " key TEXT PRIMARY KEY, value BLOB NOT NULL, file TEXT, size INTEGER) WITHOUT ROWID"
-        )
+        try:
+            self._db.execute("PRAGMA secure_delete=ON")  # of this connection, also for what a step removes
+            migrate(self._db, STEPS)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise JournalDamaged(
+                f"{path} is damaged. It holds what was already sent: restore the newest copy of this folder that is whole, "
+                "or ask the portal's admin for a new enrolment."
+            ) from error
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
         # On some file systems a new file is only as durable as its folder's entry.
         handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

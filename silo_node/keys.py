@@ -82,7 +82,7 @@ class Keys:
 
     def _load(self, name: str) -> SigningKey:
         path = self._folder / name
-        _check_mode(path)
+        check_mode(path)
         try:
             return SigningKey.load(path)
         except KeyFileError as error:
@@ -99,7 +99,8 @@ def save_new(key: SigningKey, path: Path, passphrase: bytes | None = None) -> No
         raise UsageError(str(error)) from None
 
 
-def _check_mode(path: Path) -> None:
+def check_mode(path: Path) -> None:
+    """Raises: UsageError where a key file is missing or others can read it."""
     try:
         mode = path.stat().st_mode & 0o777
     except FileNotFoundError:

@@ -15,19 +15,35 @@ from typing import Any
 import redis
 
 from silo_node import broker, logs
+from silo_node.backoff import Backoff
 from silo_node.egress import Egress
 from silo_node.errors import DiskFull, PortalError, PortalRefused, SiloError, Stopping
 from silo_node.node import Node
 
 Events = queue.SimpleQueue[tuple[str, Any]]
 ASSIGNMENTS = "/api/v1/silo/assignments"
-LONGEST_PAUSE = 10.0
+FIRST_PAUSE = 0.4
+LONGEST_PAUSE = 30.0
+"""Seconds over which the silos of a network spread their polls while the portal is away."""
 MOST_VERSION = 64
 
 
-def start(name: str, target: Callable[[], None]) -> None:
-    """Run `target` in a thread that ends with the process."""
-    threading.Thread(target=target, name=name, daemon=True).start()
+def start(name: str, target: Callable[[], None], events: Events) -> None:
+    """Run `target` in a thread that ends with the process.
+
+    An error that it does not expect is put into the queue as `("failed", name)`: a silo that has gone deaf must not look
+    as if it waited.
+    """
+
+    def run() -> None:
+        try:
+            target()
+        except BaseException as error:
+            logs.get().error("thread.failed", thread=name, error_at=error)
+            events.put(("failed", name))
+            raise
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 class Poller:
@@ -40,27 +56,26 @@ class Poller:
 
     def run(self) -> None:
         """Until the silo stops."""
-        wait = self._node.config.settings.limits.poll
         version: str | int | None = None
-        pause = 0.2
+        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while not self._node.stop.is_set():
+            wait = self._node.config.settings.limits.poll
             query: dict[str, str | int] = {"wait": wait} if version is None else {"wait": wait, "after": version}
             try:
                 body = self._egress.get(ASSIGNMENTS, kind="poll", query=query, wait=wait, patience=0).json()
                 version = _version(body["version"])
                 self._events.put(("assignments", body))
-                pause = 0.2
+                pauses.reset()
             except Stopping:
                 return
             except (PortalError, PortalRefused, DiskFull) as error:
                 self._events.put(("problem", error))
                 # Whatever was missed meanwhile comes whole with the next answer.
                 version = None
-                self._node.stop.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._node.stop.wait(pauses.pause())
             except (KeyError, TypeError):
                 self._events.put(("problem", SiloError("BAD_ANSWER", "The portal's assignments can't be read.")))
-                self._node.stop.wait(LONGEST_PAUSE)
+                self._node.stop.wait(pauses.pause())
 
 
 def _version(value: object) -> str | int:
@@ -79,12 +94,13 @@ class Results:
 
     def run(self) -> None:
         """Until the silo stops; a broker that restarts is found again."""
-        client = broker.connect(self._node.config)
+        client, pauses = broker.connect(self._node.config), Backoff(0.1, 5.0)
         while not self._node.stop.is_set():
             try:
                 self._events.put(("result", broker.wait_result(client, self._node.config)))
+                pauses.reset()
             except (redis.RedisError, OSError):
-                self._node.stop.wait(0.1)
+                self._node.stop.wait(pauses.pause())
 
 
 class Heart:
@@ -119,6 +135,21 @@ class Heart:
                         return
                     except SiloError as error:
                         logs.get().warning("heartbeat.lost", code=error.code)
+
+
+class Ticker:
+    """Puts `(name, None)` into the queue every so many seconds."""
+
+    def __init__(self, node: Node, events: Events, name: str, every: float) -> None:
+        self._node = node
+        self._events = events
+        self._name = name
+        self._every = every
+
+    def run(self) -> None:
+        """Until the silo stops."""
+        while not self._node.stop.wait(self._every):
+            self._events.put((self._name, None))
 
 
 class Keeper:

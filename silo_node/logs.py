@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from silo_node.errors import is_disk_full
+from silo_node.log_files import MOST_MB, RotatingFile
 
 _UID: Final = re.compile(r"\b[0-2](?:\.\d+){5,}\b")
 _MOST: Final = 2000
-
-
-class _LogFile:
-    """Lines into a file, or to stderr where the disk is full: a line that can't be kept must not end the work."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-
-    def write(self, line: str) -> None:
-        """One line."""
-        try:
-            os.write(self._handle, line.encode())
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            sys.stderr.write(line)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 def _guard(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +22,11 @@ def _guard(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def configure(folder: Path, silo: str) -> None:
-    """Write this process's log lines to FOLDER/silo.log (mode 0600), each with the silo's name."""
-    handle = os.open(folder / "silo.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def configure(folder: Path, silo: str, most_mb: int = MOST_MB) -> None:
+    """Write this process's log lines to FOLDER/silo.log (mode 0600), each with the silo's name.
+
+    most_mb: of all pieces of it together; `[limits] logs_mb`.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -55,7 +36,7 @@ def configure(folder: Path, silo: str) -> None:
             _guard,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=_LogFile(handle)),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(file=RotatingFile(folder / "silo.log", most_mb)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(silo=silo)

@@ -7,20 +7,24 @@ to different people: both notes are kept as evidence, and no study runs until a 
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from protocol.canonical import b64
 from protocol.transparency.note import Checkpoint, NoteError, open_checkpoint
 from protocol.transparency.proof import parse_proof, verify_proof
 from protocol.transparency.tiles import TileError, consistency_from_tiles
 from protocol.transparency.tree import ProofError, verify_consistency
+from silo_node.config import Config
 from silo_node.egress import Egress
 from silo_node.errors import PortalRefused, Refused
 from silo_node.files import read_json, write_json
 from silo_node.node import Node
 
 KEPT = 64
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""The gate and the watch both bring checkpoints."""
 
 
 def check_proof(node: Node, record: bytes, proof: str) -> Checkpoint:
@@ -43,14 +47,27 @@ def check_proof(node: Node, record: bytes, proof: str) -> Checkpoint:
 
 def accept(node: Node, checkpoint: Checkpoint, note: str) -> None:
     """Hold a checkpoint (already verified) against what was seen, and remember the newest. Raises: Refused."""
+    with _ONE_AT_A_TIME:
+        _accept(node, checkpoint, note)
+
+
+def conflict(config: Config) -> Refused | None:
+    """Whether the portal was caught showing two different logs."""
+    seen = read_json(config.folder / "portal_log.json") or {}
+    if not seen.get("forked"):
+        return None
+    return Refused(
+        "LOG_FORKED",
+        f"The portal has shown two different audit logs; the proof is {config.folder}/{seen['forked']}. "
+        "No study runs here until a person has looked at it.",
+    )
+
+
+def _accept(node: Node, checkpoint: Checkpoint, note: str) -> None:
     path = node.config.folder / "portal_log.json"
     seen: dict[str, Any] = read_json(path) or {"note": None, "consistent": []}
-    if seen.get("forked"):
-        raise Refused(
-            "LOG_FORKED",
-            f"The portal has shown two different audit logs; the proof is {node.config.folder}/{seen['forked']}. "
-            "No study runs here until a person has looked at it.",
-        )
+    if (caught := conflict(node.config)) is not None:
+        raise caught
     pair = [checkpoint.size, b64(checkpoint.root)]
     if pair in seen["consistent"]:
         return

@@ -20,6 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from silo_node.log_files import MOST_MB, RotatingFile
+
+LONGEST_LINE: Final = 1 << 16
+"""Bytes of output that are written at once."""
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -40,8 +44,8 @@ def die_with_parent(parent: int | None = None, number: int = signal.SIGKILL) -> 
 class Child:
     """One child in a process group of its own.
 
-    death_signal: what the kernel sends it when this process dies. stop_signal: how it is asked to end.
-    on_exit: called from a thread when it ends by itself.
+    log: where its output goes, at most `log_mb` MB of it (log_files.py). death_signal: what the kernel sends it when this
+    process dies. stop_signal: how it is asked to end. on_exit: called from a thread when it ends by itself.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Child:
         command: Sequence[str],
         *,
         log: Path,
+        log_mb: int = MOST_MB,
         environment: Mapping[str, str] | None = None,
         death_signal: int = signal.SIGTERM,
         stop_signal: int = signal.SIGTERM,
@@ -67,15 +72,18 @@ class Child:
             os.setpgid(0, 0)
             die_with_parent(parent, death_signal)
 
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=dict(os.environ) | dict(environment or {}),
-                preexec_fn=before_exec,
-            )
+        self.process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ) | dict(environment or {}),
+            preexec_fn=before_exec,
+        )
+        self._keeping = threading.Thread(
+            target=self._keep_output, args=(RotatingFile(log, log_mb),), name=f"output-{name}", daemon=True
+        )
+        self._keeping.start()
         threading.Thread(target=self._watch, args=(on_exit,), name=f"watch-{name}", daemon=True).start()
 
     @property
@@ -98,10 +106,22 @@ class Child:
             self.process.wait()
         # Its own children, where it died before them.
         self._signal(signal.SIGKILL)
+        self._keeping.join(1.0)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
+
+    def _keep_output(self, log: RotatingFile) -> None:
+        """Into the log until the last process that could write is gone; not straight into it, because it is cut by size."""
+        stream = self.process.stdout
+        if stream is not None:
+            while line := stream.readline(LONGEST_LINE):
+                # A log that can't be written must not stop the child, which would wait for room in the pipe.
+                with contextlib.suppress(OSError):
+                    log.write(line)
+            stream.close()
+        log.close()
 
     def _watch(self, on_exit: Callable[[Child], None] | None) -> None:
         self.process.wait()

@@ -24,6 +24,8 @@ def scan(config: Config) -> ScanReport:
     """
     from silo_node.imaging import index, labels
     from silo_node.imaging.errors import TableError
+    from silo_node.pacs import watch
+    from silo_node.pacs.inbox import Patients
 
     registry = opt_out_registry.load(config, datetime.now(UTC))
     try:
@@ -37,7 +39,11 @@ def scan(config: Config) -> ScanReport:
             ) from None
         # A scan helps to find out what is wrong with the labels; the gate refuses rounds until they are right.
         known = None
-    return index.scan(config.data, config.index_db, labels=known, opt_out=registry)
+    seen = watch.look(config)
+    inbox = Patients(config.inbox, config.pacs_db)
+    report = index.scan(config.data, config.index_db, labels=known, opt_out=registry, inbox=inbox)
+    watch.scanned(config, seen)
+    return report
 
 
 def labels_problem(config: Config) -> SiloError | None:
@@ -53,8 +59,8 @@ def labels_problem(config: Config) -> SiloError | None:
 
 
 def is_due(config: Config) -> bool:
-    """Whether the folder is there and its index is missing or older than the setting."""
-    if not config.data.is_dir() or not any(config.data.iterdir()):
+    """Whether the folder, or the inbox, is there and its index is missing or older than the setting."""
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in (config.data, config.inbox)):
         return False
     if not config.index_db.exists():
         return True
@@ -62,21 +68,23 @@ def is_due(config: Config) -> bool:
 
 
 def erase_wanted(config: Config) -> bool:
-    """Whether the opt-out list, or what is known of consents, has changed since cached pictures were last deleted."""
-    if not config.cache.is_dir() or not any(path.exists() for path in _registries(config)):
+    """Whether the opt-out list, or what is known of consents, has changed since pictures were last deleted for it."""
+    if not (config.cache.is_dir() or config.inbox.is_dir()) or not any(path.exists() for path in _registries(config)):
         return False
     erased = read_json(_erased(config))
     return erased is None or erased["list"] != _digest(config)
 
 
 def erase_opted_out(config: Config) -> int:
-    """Delete the cached pictures of everybody who opted out or whose consent does not hold; how many there were."""
+    """Delete the pictures, cached or come from the PACS, of everybody who opted out or whose consent does not hold; how many."""
     from silo_node.consent import changes
     from silo_node.imaging import cache
+    from silo_node.pacs import inbox
 
     listed = opt_out_registry.load(config, datetime.now(UTC))
     before = _digest(config)
-    count = cache.forget(config.cache, changes.without_consent(config) | (listed.patients if listed else frozenset()))
+    gone = changes.without_consent(config) | (listed.patients if listed else frozenset())
+    count = cache.forget(config.cache, gone) + inbox.forget(config.inbox, config.pacs_db, gone)
     write_json(_erased(config), {"list": before})
     return count
 

@@ -6,8 +6,7 @@ import json
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,14 +18,24 @@ from silo_node.egress_log import EgressLog
 from silo_node.errors import AlreadyRunning, DiskFull, SiloError
 from silo_node.files import read_json, write_json
 from silo_node.keys import Keys
+from silo_node.local_checks import Here
 from silo_node.node import FolderLock
 from silo_node.pin import Pin
+from silo_node.problems import what_to_do
 
 PROBLEMS = 20
-PASSING = ("CLOCK_SKEW", "PORTAL_UNREACHABLE", "ANSWER_NOT_GENUINE")
+"""Of those about studies, the newest that are kept."""
+PORTAL, WAY, HERE = "portal", "way", "here"
+"""What a problem is about where it is no study: what the portal said, the way to it, this machine."""
+PASSING = frozenset({"CLOCK_SKEW", "PORTAL_UNREACHABLE", "PROXY_REFUSES", "ANSWER_NOT_GENUINE", "BROKER"})
 """Their sentences differ a little each time (a clock's time, a kind of error), and mean the same."""
 EVERY = 1.0
 """Seconds between two writes that only note the time of the last contact."""
+LOOKED_EVERY = 5.0
+STALE = 20.0
+"""Seconds without a look after which a silo that runs is said to hang."""
+SETTLED = 3.0
+"""Seconds for which a problem with the portal did not come again, and the portal answered, before it is over."""
 
 
 def now_text() -> str:
@@ -35,20 +44,27 @@ def now_text() -> str:
 
 
 class Live:
-    """The status of a running silo, kept on disk."""
+    """The status of a running silo, kept on disk. Safe to use from several threads.
+
+    Each problem says what it is about, and goes when that is well again: of a study with its next round, of the portal
+    when it answers, of this machine when the next look finds nothing.
+    """
 
     def __init__(self, config: Config) -> None:
         self._path = config.folder / "status.json"
         self._lock = threading.Lock()
-        self._written = 0.0
-        self._problems: deque[dict[str, Any]] = deque(maxlen=PROBLEMS)
+        self._written = self._contact = 0.0
+        self._problems: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._touched: dict[tuple[str, str, str], float] = {}
         self._value: dict[str, Any] = {
             "state": "starting",
             "pid": os.getpid(),
             "started": now_text(),
+            "looked": now_text(),
             "last_contact": None,
             "round": None,
             "studies": [],
+            "problems": [],
         }
 
     def update(self, **changes: Any) -> None:
@@ -60,6 +76,7 @@ class Live:
     def contact(self) -> None:
         """The portal answered just now."""
         with self._lock:
+            self._contact = time.monotonic()
             self._value["last_contact"] = now_text()
             if self._value["state"] == "connecting":
                 self._value["state"] = "idle"
@@ -78,22 +95,57 @@ class Live:
                 self._value["studies"] = found
                 self._write()
 
-    def problem(self, code: str, sentence: str) -> bool:
-        """Note a problem; the same one in a row is counted, not listed again. Returns whether it is a new one."""
+    def problem(self, code: str, sentence: str, *, about: str = PORTAL) -> bool:
+        """Note a problem; one that is there already is counted. Returns whether it is a new one."""
         with self._lock:
-            last = self._problems[-1] if self._problems else None
-            if last is None or last["code"] != code or (last["sentence"] != sentence and code not in PASSING):
-                new = True
-                self._problems.append({"time": now_text(), "code": code, "sentence": sentence, "times": 1})
-            else:
-                new = False
-                last.update(time=now_text(), sentence=sentence, times=last["times"] + 1)
-            self._value["problems"] = list(self._problems)
+            new = self._note(about, code, sentence)
+            events = [key for key in self._problems if key[0] not in (PORTAL, WAY, HERE)]
+            self._drop(events[:-PROBLEMS])
             self._write()
             return new
 
+    def now(self, about: str, found: Sequence[SiloError]) -> list[SiloError]:
+        """All that is wrong with one thing now; what was wrong before and is not named is over. Returns the new ones."""
+        with self._lock:
+            new = [error for error in found if self._note(about, error.code, error.sentence)]
+            named = {_key(about, error.code, error.sentence) for error in found}
+            over = [key for key in self._problems if key[0] == about and key not in named]
+            calm = time.monotonic() - SETTLED
+            over += [
+                key for key in self._problems if key[0] == PORTAL and self._touched[key] < min(self._contact, calm)
+            ]
+            self._drop(over)
+            if about == HERE:
+                self._value["looked"] = now_text()
+            if new or over or time.monotonic() - self._written > LOOKED_EVERY:
+                self._write()
+            return new
+
+    def over(self, about: str) -> None:
+        """Nothing is wrong with it any more."""
+        with self._lock:
+            over = [key for key in self._problems if key[0] == about]
+            self._drop(over)
+            if over:
+                self._write()
+
+    def _note(self, about: str, code: str, sentence: str) -> bool:
+        key, at = _key(about, code, sentence), now_text()
+        self._touched[key] = time.monotonic()
+        before = self._problems.get(key)
+        if before is not None:
+            before.update(time=at, sentence=sentence, times=before["times"] + 1)
+            return False
+        self._problems[key] = as_problem(code, sentence, about=about, at=at)
+        return True
+
+    def _drop(self, keys: Iterable[tuple[str, str, str]]) -> None:
+        for key in keys:
+            del self._problems[key], self._touched[key]
+
     def _write(self) -> None:
         self._written = time.monotonic()
+        self._value["problems"] = list(self._problems.values())
         try:
             write_json(self._path, self._value, sync=False)
         except DiskFull as error:
@@ -101,13 +153,39 @@ class Live:
             logs.get().error("status.not_written", code=error.code)
 
 
+def as_problem(code: str, sentence: str, *, about: str, at: str | None = None) -> dict[str, Any]:
+    """A problem as status.json has it. about: a study, or PORTAL, WAY, HERE. since, time: when it was first and last seen."""
+    at = at or now_text()
+    return {
+        "code": code,
+        "sentence": sentence,
+        "do": what_to_do(code),
+        "about": about,
+        "since": at,
+        "time": at,
+        "times": 1,
+    }
+
+
+def _key(about: str, code: str, sentence: str) -> tuple[str, str, str]:
+    return about, code, "" if code in PASSING else sentence
+
+
 def report(config: Config) -> dict[str, Any]:
     """Everything, as plain values."""
     live = read_json(config.folder / "status.json") or {"state": "never started", "problems": []}
     running = _running(config)
+    # What a silo that ended said about its surroundings is old; what it said about studies still stands.
+    problems = [each for each in live.get("problems", []) if running or each.get("about") not in (PORTAL, WAY, HERE)]
     if not running and live["state"] not in ("stopped", "never started"):
         live["state"] = "not running"
-    problems = list(live.get("problems", []))
+        problems.append(
+            as_problem("NOT_RUNNING", "The silo is not running: it ended without being told to.", about=HERE)
+        )
+    if running and _age(live.get("looked")) > STALE:
+        sentence = f"The running silo has not looked round for more than {STALE:.0f} seconds."
+        problems.append(as_problem("STATUS_STALE", sentence, about=HERE))
+    problems += [as_problem(error.code, error.sentence, about=HERE) for error in Here()(config)]
     log = EgressLog(config.folder / "egress.db")
     try:
         sent = log.totals()
@@ -132,9 +210,15 @@ def report(config: Config) -> dict[str, Any]:
         try:
             value[name] = read(config)
         except SiloError as error:
-            problems.append({"time": now_text(), "code": error.code, "sentence": error.sentence, "times": 1})
-    value["problems"] = problems
+            problems.append(as_problem(error.code, error.sentence, about=HERE))
+    # The running silo's own comes first: it knows since when.
+    value["problems"] = list({(each["code"], each["sentence"]): each for each in reversed(problems)}.values())[::-1]
     return value
+
+
+def _age(at: str | None) -> float:
+    """Seconds since a time that this module wrote; 0 where there is none (a status of an older version)."""
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() if at else 0.0
 
 
 def rounds(config: Config) -> dict[str, Any]:

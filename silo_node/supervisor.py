@@ -1,5 +1,4 @@
-"""The processes of `silo run`: broker, control worker, training worker, page. Started from the main thread, and
-restarted when they die."""
+"""The processes of `silo run`: broker, workers, receiver, page. Started from the main thread, restarted when they die."""
 
 from __future__ import annotations
 
@@ -13,10 +12,13 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 
 from silo_node import broker, logs, tasks
+from silo_node.backoff import Backoff
 from silo_node.config import Config
 from silo_node.processes import Child, python, stop_all
 
 WORKERS: Final = ("training", "control")
+RECEIVER: Final = "receiver"
+"""Takes images from the PACS, where the settings say so; needs no broker."""
 EARLY_SECONDS: Final = 10.0
 """A child that dies sooner than this after its start is started again after a pause that doubles."""
 LONGEST_PAUSE: Final = 60.0
@@ -31,7 +33,7 @@ class Supervisor:
         self._config = config
         self._events = events
         self._children: dict[str, Child] = {}
-        self._pause: dict[str, float] = {}
+        self._pauses: dict[str, Backoff] = {}
         self._embedded = not config.settings.broker.url
         self.app = tasks.make_app(config)
 
@@ -46,6 +48,8 @@ class Supervisor:
         self._start_later("control", CONTROL_LATER)
         if not self._config.settings.page.off:
             self._start_later("page", PAGE_LATER)
+        if self._config.settings.receiver is not None:
+            self._start_worker(RECEIVER)
 
     def _start_later(self, name: str, seconds: float) -> None:
         timer = threading.Timer(seconds, self._events.put, [("restart", name)])
@@ -65,9 +69,12 @@ class Supervisor:
         """A child is gone: start it again, at once or after a pause. Main thread only."""
         child = self._children.pop(name, None)
         lived = time.monotonic() - child.started if child is not None else 0.0
-        pause = 0.0 if lived > EARLY_SECONDS else min(max(2 * self._pause.get(name, 0.0), 0.5), LONGEST_PAUSE)
-        self._pause[name] = pause
-        logs.get().error("process.died", process=name, lived=round(lived, 1), again_in=pause)
+        backoff = self._pauses.setdefault(name, Backoff(1.0, LONGEST_PAUSE))
+        pause = backoff.pause()
+        if lived > EARLY_SECONDS:
+            backoff.reset()
+            pause = 0.0
+        logs.get().error("process.died", process=name, lived=round(lived, 1), again_in=round(pause, 1))
         if child is not None:
             child.stop(0.5)
         self._start_later(name, pause)
@@ -94,7 +101,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all children; workers first, so that they find their broker while they end."""
-        stop_all([self._children[name] for name in (*WORKERS, "page") if name in self._children], 3.0)
+        stop_all([self._children[name] for name in (*WORKERS, RECEIVER, "page") if name in self._children], 3.0)
         if "broker" in self._children:
             stop_all([self._children["broker"]], 3.0)
         self._children.clear()
@@ -103,11 +110,21 @@ class Supervisor:
         self._children["broker"] = broker.start_embedded(self._config, self._exited("broker"))
 
     def _start_worker(self, name: str) -> None:
+        training = self._config.settings.training
         self._children[name] = Child(
             name,
-            python("silo_node.worker", name, str(self._config.folder)),
+            python("silo_node.pacs.receiver", str(self._config.folder))
+            if name == RECEIVER
+            else python("silo_node.worker", name, str(self._config.folder)),
             log=self._config.folder / f"worker-{name}.log",
-            environment={"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self._config.settings.training.threads)},
+            log_mb=self._config.settings.limits.logs_mb,
+            environment={
+                "PYTHONUNBUFFERED": "1",
+                "OMP_NUM_THREADS": str(training.threads),
+                "SILO_NICE": str(training.nice),
+                # Without it some sums on a graphics card depend on chance (torch.use_deterministic_algorithms).
+                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            },
             # Nothing that a worker holds is lost: a cold stop, and no waiting for a training that nobody wants any more.
             death_signal=signal.SIGKILL,
             stop_signal=signal.SIGQUIT,

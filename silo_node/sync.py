@@ -17,8 +17,10 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import error_feedback, gate, logs, pauses, records, scanning, status
+from silo_node import error_feedback, gate, health, logs, pauses, records, scanning, software, status, systemd
 from silo_node.announcement import Announcement
+from silo_node.backoff import Backoff
+from silo_node.config import Config
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
     DiskFull,
@@ -31,22 +33,26 @@ from silo_node.errors import (
     is_disk_full,
 )
 from silo_node.files import write_bytes
-from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, start
+from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, Ticker, start
 from silo_node.many_runner import ManyRunner
 from silo_node.model_store import ModelStore
 from silo_node.node import FolderLock, Node
+from silo_node.pacs.watch import Watch as FolderWatch
 from silo_node.reasons import reason
 from silo_node.refusals import context_of, send_refusal
 from silo_node.round_runner import RoundRunner
 from silo_node.runs import Run, open_runs
-from silo_node.supervisor import Supervisor
+from silo_node.supervisor import RECEIVER, Supervisor
+from silo_node.watching import Watch
 
 STEPS: Final = (
     *("roster", "neighbours", "bundles", "ready", "list", "sketch", "second"),
     *("unmask", "sum", "check", "state"),
 )
 AGAIN_SECONDS: Final = 1.0
-"""After a step that could not be finished, the assignments are asked for again."""
+LONGEST_AGAIN: Final = 15.0
+"""After a step that could not be finished, the assignments are asked for again, later each time."""
+HOUR: Final = 3600.0
 PASSING: Final = RETRY_STATUS | {401, 403}
 """Refusals that a person or time can lift: then the round waits. Any other ends this silo's part in it."""
 _ENDS: Final = (SiloError, ProtocolViolation, ValueError, KeyError, TypeError, ServerStepError, OSError, sqlite3.Error)
@@ -68,6 +74,7 @@ class Sync:
         self._closed: list[tuple[RoundRunner, str]] = []
         self._done: set[tuple[str, str]] = set()
         self._restored = False
+        self._pauses = Backoff(AGAIN_SECONDS, LONGEST_AGAIN)
         self._status = status.Live(node.config)
         self._handlers: dict[str, Callable[[Any], None]] = {
             "assignments": self._assignments,
@@ -75,8 +82,14 @@ class Sync:
             "problem": self._problem,
             "exit": self._supervisor.died,
             "restart": self._restart,
+            "task": self._supervisor.send,
             "train": self._train_again,
             "again": lambda _: self._ask_again(),
+            "hour": lambda _: self._hour(),
+            "turn": lambda _: health.turned(node.config),
+            "alive": lambda _: systemd.notify("WATCHDOG=1"),
+            "settings": lambda _: self._reload(),
+            "failed": self._failed,
         }
 
     def run(self) -> None:
@@ -84,14 +97,27 @@ class Sync:
         log = logs.get()
         try:
             self._supervisor.start()
+            software.note(self.node)
             poller, results = Poller(self.node, self._events), Results(self.node, self._events)
+            watch = Watch(self.node, self._status)
             for name, target in (
+                ("watch-here", watch.here),
+                ("watch-portal", watch.portal),
                 ("poll", poller.run),
                 ("results", results.run),
                 ("heart", self._heart.run),
                 ("keeper", self._keeper.run),
+                ("hour", Ticker(self.node, self._events, "hour", HOUR).run),
+                ("turn", Ticker(self.node, self._events, "turn", health.EVERY).run),
+                ("folder", FolderWatch(self.node, self._events).run),
             ):
-                start(name, target)
+                start(name, target, self._events)
+            due = systemd.watchdog_seconds()
+            if due is not None:
+                # Through the queue, so that what is proved alive is the thread that acts.
+                start("alive", Ticker(self.node, self._events, "alive", due).run, self._events)
+            health.turned(self.node.config)
+            systemd.notify("READY=1")
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
             self._status.update(state="connecting")
             if scanning.is_due(self.node.config):
@@ -104,6 +130,7 @@ class Sync:
                 self._handlers[name](value)
                 self._clean()
         finally:
+            systemd.notify("STOPPING=1")
             self.node.stop.set()
             self._supervisor.stop()
             self._keeper.turn(patience=0)
@@ -115,10 +142,50 @@ class Sync:
         self.node.stop.set()
         self._events.put(("stop", None))
 
+    def reload(self) -> None:
+        """Ask `run` to read silo.toml again; safe in a signal handler."""
+        self._events.put(("settings", None))
+
+    def _reload(self) -> None:
+        """SIGHUP: limits, hours and which networks are allowed change at once; the rest needs a new start."""
+        config = self.node.config
+        try:
+            found = Config.load(config.folder).settings
+        except UsageError as error:
+            self._problem(error)  # the settings in force stay
+            return
+        old = config.settings
+        config.settings = old.model_copy(
+            update={
+                "limits": found.limits,
+                "hours": found.hours,
+                "training": old.training.model_copy(
+                    update={name: getattr(found.training, name) for name in ("allow_constant", "networks")}
+                ),
+            }
+        )
+        waiting = sorted(
+            name for name in type(found).model_fields if getattr(found, name) != getattr(config.settings, name)
+        )
+        logs.get().info("settings.read", after_a_new_start=waiting)
+        self._say("settings read again" + (f"; after a new start: {', '.join(waiting)}" if waiting else ""))
+
+    def _failed(self, thread: str) -> None:
+        """Nothing in memory matters: a new start, by systemd or a person, takes up every round. Raises: SiloError."""
+        raise SiloError("SILO_FAILED", f"The thread `{thread}` has failed; silo.log says where. Start the silo again.")
+
+    def _hour(self) -> None:
+        """What has to be done from time to time; where a round is open, an hour later."""
+        if not self._runners:
+            self._supervisor.send("tidy")
+        if scanning.is_due(self.node.config):
+            self._supervisor.send("scan")
+
     # --- what the portal says ----------------------------------------------------------------------------------------
 
     def _assignments(self, body: Mapping[str, Any]) -> None:
         self._status.contact()
+        self._pauses.reset()
         items = body.get("assignments") if isinstance(body, Mapping) else None
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             self._problem(SiloError("BAD_ANSWER", "The portal's assignments can't be read."))
@@ -202,6 +269,7 @@ class Sync:
         except _ENDS as error:
             self._end(announcement, runner, error)
         else:
+            self._status.over(announcement.study)
             self._heart.begin()
             self._say(f"round {announcement.id}: begun ({announcement.purpose})")
             self._status.update(state="in a round", round=announcement.id)
@@ -212,7 +280,7 @@ class Sync:
             if pauses.take_up(self.node, announcement) is not None:
                 self._say(f"study {announcement.study}: goes on, as a steward has signed")
         except Refused as error:
-            self._problem(error)  # the gate says that the study is paused
+            self._problem(error, about=announcement.study)  # the gate says that the study is paused
 
     def _step(self, kind: str, round_id: str, item: Mapping[str, Any]) -> None:
         runner = next((runner for runner in self._runners.values() if runner.id == round_id), None)
@@ -270,10 +338,10 @@ class Sync:
         try:
             self._supervisor.restart(name)
         except SiloError as error:
-            self._problem(error)
+            self._problem(error, about=status.HERE)
             self._supervisor.died(name)
             return
-        if name != "control":
+        if name not in ("control", RECEIVER):
             for runner in list(self._runners.values()):
                 self._train_again(runner.id)
 
@@ -323,7 +391,7 @@ class Sync:
     def _refuse(self, announcement: Announcement, runner: RoundRunner | None, error: Exception) -> None:
         why = reason(error)
         self._say(f"round {announcement.id}: refused - {why.sentence}")
-        self._status.problem(why.code, why.sentence)
+        self._status.problem(why.code, why.sentence, about=announcement.study)
         if not isinstance(error, (Refused, ProtocolViolation)):
             logs.get().error("round.failed", round=announcement.id, error_at=error)
         if runner is not None:
@@ -347,7 +415,8 @@ class Sync:
                 continue
             if runner.verified is False:
                 self._problem(
-                    SiloError("SUM_UNVERIFIED", f"The sum of {runner.id} stands without a member's check word.")
+                    SiloError("SUM_UNVERIFIED", f"The sum of {runner.id} stands without a member's check word."),
+                    about=runner.announcement.study,
                 )
             runner.destroy()
             self._done = {key for key in self._done if key[0] != runner.id}
@@ -361,13 +430,13 @@ class Sync:
     def _beats(self) -> list[Callable[[], None]]:
         return [runner.heartbeat for runner in list(self._runners.values()) if not runner.over]
 
-    def _problem(self, error: SiloError) -> None:
-        if self._status.problem(error.code, error.sentence):
+    def _problem(self, error: SiloError, *, about: str = status.PORTAL) -> None:
+        if self._status.problem(error.code, error.sentence, about=about):
             logs.get().warning("problem", code=error.code, sentence=error.sentence)
             self._say(f"{error.code}: {error.sentence}")
 
     def _later(self, event: tuple[str, Any]) -> None:
-        timer = threading.Timer(AGAIN_SECONDS, self._events.put, [event])
+        timer = threading.Timer(self._pauses.pause(), self._events.put, [event])
         timer.daemon = True
         timer.start()
 
@@ -384,14 +453,18 @@ class Sync:
 
 
 def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """`silo run`: hold the folder's lock and work until told to stop. Raises: AlreadyRunning, UsageError, BrokerError."""
+    """`silo run`: hold the folder's lock and work until told to stop. Raises: AlreadyRunning, UsageError, BrokerError,
+    UpgradeNeeded."""
     if node.pin is None:
         raise UsageError("this silo is not enrolled")
     lock = FolderLock(node.config.folder)
     try:
+        # Opened now, so that files of a newer version end the start and not a round.
+        _ = node.journal, node.evidence, node.egress_log
         sync = Sync(node, say=say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sync.stop())
+        signal.signal(signal.SIGHUP, lambda *_: sync.reload())
         sync.run()
     finally:
         lock.release()

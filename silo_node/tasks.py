@@ -2,8 +2,8 @@
 
 | queue    | pool              | tasks                                                                    |
 |----------|-------------------|--------------------------------------------------------------------------|
-| training | one child process | `train` (also builds the first model's table), `preload`                  |
-| control  | threads           | `scan` the DICOM folder, `erase` the cached pictures of who has opted out |
+| training | one child process | `train` (also builds the first model's table), `preload`, `tidy` the disk |
+| control  | threads           | `scan` the DICOM folder, `fetch` from the PACS, `erase` the pictures of who has opted out |
 
 Nothing heavy is imported before a task needs it: a child that only ever adds a constant never loads torch.
 """
@@ -24,8 +24,6 @@ from silo_node.runs import Run
 
 MAX_STARTS: Final = 3
 """Starts of one training after which it is given up: it has killed its process each time."""
-NICE: Final = 5
-"""Training yields to the messages of the round, which are short and on everybody's critical path."""
 
 
 def make_app(config: Config) -> Celery:
@@ -69,6 +67,14 @@ def make_app(config: Config) -> Celery:
     def erase_task() -> None:
         erase(config)
 
+    @app.task(name="silo.tidy", queue="training")
+    def tidy_task() -> None:
+        tidy(config)
+
+    @app.task(name="silo.fetch", queue="control")
+    def fetch_task() -> None:
+        fetch(config)
+
     return app
 
 
@@ -82,7 +88,8 @@ def send(app: Celery, name: str, *arguments: str) -> None:
 def _child_started(**_: Any) -> None:
     """In the training child: it ends with its worker, whatever ends that."""
     die_with_parent(os.getppid())
-    os.nice(NICE)
+    # Training yields to the messages of the round, which are short and on everybody's critical path.
+    os.nice(int(os.environ.get("SILO_NICE", "0")))
 
 
 def train(config: Config, round_id: str) -> None:
@@ -167,6 +174,7 @@ def _learn(config: Config, run: Run, job: dict[str, Any]) -> None:
         purpose=job["purpose"],
         seed=seed,
         threads=config.settings.training.threads,
+        device=config.settings.training.device,
     )
     run.write_result(
         {
@@ -198,6 +206,31 @@ def scan(config: Config) -> None:
         logs.get().error("scan.failed", code=error.code, sentence=error.sentence)
         return
     logs.get().info("scan.ended", files=report.files, usable=report.usable, problems=dict(report.problems))
+
+
+def tidy(config: Config) -> None:
+    """Keep caches, copies and logs within their limits; in this queue, so never while a training reads a cache."""
+    from silo_node import disk
+
+    gone = disk.tidy(config)
+    if any(gone.values()):
+        logs.get().info("disk.tidied", **gone)
+
+
+def fetch(config: Config) -> None:
+    """Get what the PACS has and this silo has not, and scan it."""
+    from silo_node.pacs import fetch as fetching
+
+    try:
+        report, error = fetching.fetch(config)
+    except SiloError as found:
+        logs.get().error("fetch.failed", code=found.code, sentence=found.sentence)
+        return
+    if error is not None:
+        logs.get().warning("fetch.stopped", code=error.code, sentence=report.sentence)
+    logs.get().info("fetch.ended", got=report.got, missing=report.missing, refused=report.refused)
+    if report.got:
+        scan(config)
 
 
 def erase(config: Config) -> None:

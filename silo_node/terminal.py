@@ -85,6 +85,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
 
 
+def folder_and(folder: Path | None, value: str) -> tuple[Path | None, str]:
+    """The silo's folder and another argument, of `COMMAND FOLDER VALUE`, or of `COMMAND VALUE` where SILO_HOME is set."""
+    home = os.environ.get("SILO_HOME")
+    if not value and folder is not None and home:
+        return Path(home), str(folder)
+    return folder, value
+
+
 def config_of(folder: Path | None) -> Config:
     """The silo in `folder` or SILO_HOME. Raises: UsageError."""
     if folder is None:

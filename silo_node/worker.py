@@ -12,7 +12,7 @@ from silo_node.config import Config
 def main(queue: str, folder: str) -> None:
     """Run until told to stop."""
     config = Config.load(Path(folder))
-    logs.configure(config.folder, config.name)
+    logs.configure(config.folder, config.name, config.settings.limits.logs_mb)
     pool = ["--pool=prefork", "--concurrency=1"] if queue == "training" else ["--pool=threads", "--concurrency=2"]
     # Gossip, mingle and events are for many workers that know each other; mingle alone costs a second at the start.
     tasks.make_app(config).worker_main(

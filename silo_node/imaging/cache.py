@@ -28,16 +28,20 @@ from numpy.typing import NDArray
 from silo_node.imaging import decode
 from silo_node.imaging.cohort import Item
 from silo_node.imaging.errors import PixelError, StorageError
+from silo_node.migrations import migrate
 
 _KINDS: Mapping[str, Any] = {"uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
 _GROW = 512
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS slots (
-    kind TEXT NOT NULL, slot INTEGER NOT NULL, key BLOB UNIQUE, patient BLOB, PRIMARY KEY (kind, slot));
-CREATE TABLE IF NOT EXISTS form (
-    one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL, width INTEGER NOT NULL, window TEXT NOT NULL,
-    salt BLOB NOT NULL);
-"""
+STEPS = (
+    (
+        "CREATE TABLE IF NOT EXISTS slots ("
+        " kind TEXT NOT NULL, slot INTEGER NOT NULL, key BLOB UNIQUE, patient BLOB, PRIMARY KEY (kind, slot))",
+        "CREATE TABLE IF NOT EXISTS form ("
+        " one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL, width INTEGER NOT NULL,"
+        " window TEXT NOT NULL, salt BLOB NOT NULL)",
+    ),
+)
+"""The format of slots.db, step by step (migrations.py)."""
 
 
 class Cache:
@@ -155,7 +159,7 @@ class Cache:
         path = self._folder / "slots.db"
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         db = sqlite3.connect(path, timeout=30)
-        db.executescript(_SCHEMA)
+        migrate(db, STEPS)
         return db
 
 

@@ -18,12 +18,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from silo_node.consent.opt_out import OptOut
 from silo_node.errors import is_disk_full
 from silo_node.imaging import header
 from silo_node.imaging.errors import ScanError
 from silo_node.imaging.labels import Labels
+from silo_node.migrations import migrate
+
+if TYPE_CHECKING:
+    from silo_node.pacs.inbox import Patients
 
 PROBLEMS: Mapping[str, str] = {
     "NOT_DICOM": "not a DICOM file",
@@ -42,15 +47,18 @@ PROBLEMS: Mapping[str, str] = {
 BUSY_SECONDS = 30.0  # how long one scan waits for another
 _TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
 _SKIPPED_SUFFIXES = frozenset({".csv", ".md", ".txt", ".json", ".toml"})
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    sop TEXT, patient TEXT, study TEXT, series TEXT, modality TEXT,
-    rows INTEGER, columns INTEGER, frames INTEGER, transfer_syntax TEXT, problem TEXT);
-CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop);
-CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient);
-"""
+STEPS = (
+    (
+        "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS files ("
+        " path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,"
+        " sop TEXT, patient TEXT, study TEXT, series TEXT, modality TEXT,"
+        " rows INTEGER, columns INTEGER, frames INTEGER, transfer_syntax TEXT, problem TEXT)",
+        "CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop)",
+        "CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient)",
+    ),
+)
+"""Its format, step by step (migrations.py)."""
 _COLUMNS = (
     "path, size, mtime_ns, sop, patient, study, series, modality, rows, columns, frames, transfer_syntax, problem"
 )
@@ -86,9 +94,16 @@ class ScanReport:
 
 
 def scan(
-    data_folder: Path, index_db: Path, *, labels: Labels | None = None, opt_out: OptOut | None = None
+    data_folder: Path,
+    index_db: Path,
+    *,
+    labels: Labels | None = None,
+    opt_out: OptOut | None = None,
+    inbox: Patients | None = None,
 ) -> ScanReport:
     """Bring the index up to date with the folder, in one transaction.
+
+    inbox: a second root, with whose its files are; these stand in the index by their absolute paths.
 
     Raises ScanError `DATA_FOLDER_MISSING`, `DATA_FOLDER_EMPTY` (no file at all: a network drive that is not mounted
     must not empty the index), `INDEX_DAMAGED`, `INDEX_BUSY`, `DISK_FULL`.
@@ -98,6 +113,9 @@ def scan(
     if not root.is_dir():
         raise ScanError("DATA_FOLDER_MISSING", "The data folder is not there: check `data` in silo.toml.")
     found = dict(_walk(root))
+    empty = not found
+    if inbox is not None and inbox.folder.is_dir():
+        found.update({(inbox.folder / path).as_posix(): seen for path, seen in _walk(inbox.folder)})
     if not found:
         raise ScanError("DATA_FOLDER_EMPTY", "The data folder holds no file: check that its drive is mounted.")
     opened = unchanged = 0
@@ -109,6 +127,8 @@ def scan(
                 "SELECT path, size, mtime_ns, patient, problem FROM files"
             )
         }
+        if empty and any(not path.startswith("/") for path in known):
+            raise ScanError("DATA_FOLDER_EMPTY", "The data folder holds no file any more: check its drive.")
         rows = []
         for path, (size, mtime) in found.items():
             before = known.get(path)
@@ -117,7 +137,11 @@ def scan(
             if same:
                 unchanged += 1
                 continue
-            names = (before[2] if before else None, labels.patient_of(root / path) if labels else None)
+            names = (
+                before[2] if before else None,
+                labels.patient_of(root / path) if labels else None,
+                inbox.patient_of(Path(path)) if inbox and path.startswith("/") else None,
+            )
             out = [name for name in names if name is not None and opt_out is not None and name in opt_out]
             if out:
                 rows.append((path, size, mtime, None, out[0], *(None,) * 7, "OPTED_OUT"))
@@ -153,8 +177,13 @@ def mark(index_db: Path, problems: Mapping[Path, str]) -> None:
         root = Path(db.execute("SELECT value FROM meta WHERE name = 'root'").fetchone()[0])
         db.executemany(
             "UPDATE files SET problem = ? WHERE path = ?",
-            [(code, path.relative_to(root).as_posix()) for path, code in problems.items() if code in PROBLEMS],
+            [(code, key(path, root)) for path, code in problems.items() if code in PROBLEMS],
         )
+
+
+def key(path: Path, root: Path) -> str:
+    """The name of an absolute path in the index: from the data folder where it is in there."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _walk(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -178,8 +207,8 @@ def _open(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, timeout=BUSY_SECONDS)
     with _damage_named():
+        migrate(db, STEPS)
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(_SCHEMA)
     return db
 
 

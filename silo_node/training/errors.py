@@ -1,4 +1,4 @@
-"""What can go wrong in training. Codes: PLAN_REFUSED, STATE_DIFFERS, LOSS_NOT_FINITE, OUT_OF_MEMORY."""
+"""What can go wrong in training. Codes: PLAN_REFUSED, STATE_DIFFERS, LOSS_NOT_FINITE, OUT_OF_MEMORY, GPU_MISSING."""
 
 from __future__ import annotations
 

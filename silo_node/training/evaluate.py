@@ -44,9 +44,10 @@ def score(network: nn.Module, pictures: Pictures, labels: NDArray[np.int64], pla
 def outputs(network: nn.Module, pictures: Pictures, plan: Plan) -> NDArray[np.float64]:
     """One logit a picture, float64[n]."""
     network.eval()
+    device = networks.device_of(network)
     with torch.inference_mode():
         parts = [
-            network(batches.standardised(batches.raw(pictures, indices, plan))).reshape(-1)
+            network(batches.standardised(batches.raw(pictures, indices, plan)).to(device)).reshape(-1).cpu()
             for indices in batches.in_order(len(pictures))
         ]
     return torch.cat(parts).double().numpy()
@@ -68,10 +69,11 @@ def refresh_statistics(network: nn.Module, pictures: Pictures, plan: Plan) -> No
         layer.momentum = None  # a plain mean over the batches
         layer.train()
     with torch.inference_mode():
+        device = networks.device_of(network)
         count = min(len(pictures), _STATISTICS_IMAGES)
         for indices in batches.in_order(count):
             if len(indices) > 1 or count == 1:
-                network(batches.standardised(batches.raw(pictures, indices, plan)))
+                network(batches.standardised(batches.raw(pictures, indices, plan)).to(device))
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value
     network.eval()

@@ -41,17 +41,18 @@ def train(
     transform = transforms.build(plan.transforms)
     loss_of = _loss(plan, labels)
     optimiser = _optimiser(network, plan)
+    device = networks.device_of(network)
     truth = torch.from_numpy(labels.astype(np.float32))
     network.train()
     for layer in networks.batch_norms(network, plan, frozen=True):
         layer.eval()
     mean = math.nan
     for epoch in range(plan.local_epochs):
-        total, seen = torch.zeros((), dtype=torch.float64), 0
+        total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
         for indices in batches.shuffled(len(pictures), plan.batch, generator):
-            batch = batches.standardised(transform(batches.raw(pictures, indices, plan), generator))
+            batch = batches.standardised(transform(batches.raw(pictures, indices, plan), generator)).to(device)
             optimiser.zero_grad(set_to_none=True)
-            loss = loss_of(network(batch).reshape(-1), truth[indices])
+            loss = loss_of(network(batch).reshape(-1), truth[indices].to(device))
             loss.backward()
             optimiser.step()
             total += loss.detach().double() * len(indices)
@@ -73,7 +74,7 @@ def update_of(network: nn.Module, state: ModelState) -> NDArray[np.float32]:
     start = 0
     for spec, where in slices(state.table):
         if spec.kind == "shared":
-            trained = parameters[spec.name].detach().contiguous().numpy().reshape(-1)
+            trained = parameters[spec.name].detach().contiguous().cpu().numpy().reshape(-1)
             np.subtract(trained, state.vector[where], out=update[start : start + spec.size])
             start += spec.size
     if not np.isfinite(update).all():

@@ -133,6 +133,11 @@ def load(network: nn.Module, state: ModelState, plan: Plan) -> None:
                 buffers[spec.name].copy_(torch.from_numpy(initial_tensor(spec, 0)))
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's weights are."""
+    return next(network.parameters()).device
+
+
 def batch_norms(network: nn.Module, plan: Plan, *, frozen: bool) -> list[_BatchNorm]:
     """The layers with running statistics that the plan freezes, or does not."""
     return [

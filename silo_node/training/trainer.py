@@ -7,6 +7,7 @@ killed can simply run again.
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def run(
     purpose: str,
     seed: int,
     threads: int = 1,
+    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Evaluate the incoming model and, for purpose "train", train it further.
@@ -79,27 +81,32 @@ def run(
     Parameters: plan: the manifest's plan (model or plain values). state: the model that came in. cohort: this round's
     pictures; None only for the network "constant". folder: where decoded pictures are kept (all plans' caches; those of
     withdrawn patients are deleted from all of them first). purpose: "train" or "evaluate". seed: 0..2^63-1, new in each
-    round (`round_seed`). threads: torch's; they change the last bits. progress: called with (epoch, of).
-    Raises: TrainingError PLAN_REFUSED, STATE_DIFFERS, LOSS_NOT_FINITE, OUT_OF_MEMORY; CohortError where too few patients
-    are left after files that cannot be decoded (they are marked in the index); StorageError DISK_FULL.
+    round (`round_seed`). threads: torch's; they, and the device (device.py), change the last bits. progress: called with
+    (epoch, of).
+    Raises: TrainingError PLAN_REFUSED, STATE_DIFFERS, LOSS_NOT_FINITE, OUT_OF_MEMORY, GPU_MISSING; CohortError where too
+    few patients are left after files that cannot be decoded (they are marked in the index); StorageError DISK_FULL.
     """
     if purpose not in PURPOSES:
         raise ValueError("purpose must be train or evaluate")
     found = plans.parse(plan)
-    if found.network.name == plans.CONSTANT:
-        return constant.run(found, state, purpose=purpose)
-    if cohort is None:
-        raise ValueError("a network that learns needs a cohort")
-    import torch
-
     try:
-        return _run(found, state, cohort, Path(folder), purpose, seed, threads, progress)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory() from error
+        if found.network.name == plans.CONSTANT:
+            return constant.run(found, state, purpose=purpose)
+        if cohort is None:
+            raise ValueError("a network that learns needs a cohort")
+        return _run(found, state, cohort, Path(folder), purpose, seed, threads, device, progress)
+    except MemoryError as error:
+        raise _out_of_memory("node") from error
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, for a graphics card
+            raise _out_of_memory("node's graphics card") from error
         if "memory" in str(error).lower():  # torch's CPU allocator has no exception of its own
-            raise _out_of_memory() from error
+            raise _out_of_memory("node") from error
         raise
+    finally:
+        torch = sys.modules.get("torch")  # the constant network never loads it
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # between rounds the card's memory is for others
 
 
 def _run(
@@ -110,12 +117,15 @@ def _run(
     purpose: str,
     seed: int,
     threads: int,
+    device: str,
     progress: Callable[[int, int], None] | None,
 ) -> TrainResult:
     began = time.perf_counter()
     preload(threads)
+    from silo_node.training import device as devices
     from silo_node.training import evaluate, local_training, networks
 
+    place = devices.choose(device)
     # 1. Pictures: withdrawn ones go, missing ones are decoded, what cannot be decoded is left out.
     cache.forget(folder, cohort.withdrawn)
     pictures = cache.Cache(folder, plans.pixels_digest(plan), size=plan.size, window=plan.window)
@@ -124,6 +134,7 @@ def _run(
     # 2. The model that came in.
     network: nn.Module = networks.build(plan)
     networks.load(network, state, plan)
+    network.to(place)
     evaluate.refresh_statistics(network, train, plan)
     prepared = time.perf_counter()
     # 3. Its evaluation.
@@ -164,7 +175,7 @@ def _labels(items: tuple[cohorts.Item, ...]) -> np.ndarray[tuple[int], np.dtype[
     return np.array([item.label for item in items], dtype=np.int64)
 
 
-def _out_of_memory() -> TrainingError:
+def _out_of_memory(where: str) -> TrainingError:
     return TrainingError(
-        "OUT_OF_MEMORY", "Training needs more memory than this node has: a smaller batch or network helps."
+        "OUT_OF_MEMORY", f"Training needs more memory than this {where} has: a smaller batch or network helps."
     )

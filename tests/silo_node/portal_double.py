@@ -671,6 +671,8 @@ class PortalDouble:
                 self.approved(json.loads(body))
                 self.changed()
                 return b"{}", {}
+            case ("GET", "log", "checkpoint"):
+                return self.note.encode(), {}
             case ("GET", "log", "tile", *rest):
                 data = self.tiles.read("/".join(["tile", *rest]))
                 if data is None:
@@ -774,6 +776,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is not None:
             self._send(fault, b"<html>a proxy speaks</html>", {})
+            return
+        if self.headers.get("Signature") is None:
+            self._send(404, b"", {})  # a person, or `silo doctor`, looks who is there
             return
         query = dict(pair.split("=", 1) for pair in raw_query.split("&") if pair)
         status, extra = 200, {}

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from silo_node import logs
 from silo_node.egress_log import EgressLog
 from silo_node.errors import DiskFull
 from silo_node.listeners import Poller
+from silo_node.log_files import RotatingFile
 
 
 def fill(log: EgressLog) -> None:
@@ -78,9 +78,10 @@ def test_the_poll_outlives_a_full_disk(silo, monkeypatch):
     node.close()
 
 
-def test_a_log_line_that_does_not_fit_goes_to_stderr(capsys):
-    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123 - the kernel's own full disk
-        file = logs._LogFile(full.fileno())
-        file.write('{"event": "x"}\n')
-        file.flush()
+def test_a_log_line_that_does_not_fit_goes_to_stderr(tmp_path, capsys):
+    (tmp_path / "silo.log").symlink_to("/dev/full")  # the kernel's own full disk
+    file = RotatingFile(tmp_path / "silo.log", 1)
+    file.write('{"event": "x"}\n')
+    file.flush()
+    file.close()
     assert '{"event": "x"}' in capsys.readouterr().err

@@ -223,3 +223,13 @@ def test_without_a_passkey_in_trust_nothing_can_be_decided_here(page: PageUnderT
     answer = visitor.post(f"/studies/{study}/decide", decision="approve", manifest=manifest, key="0" * 64)
     assert answer.status_code == 400 and "No passkey of yours" in answer.text
     assert documents.load_approvals(page.silo.config, study) == []
+
+
+def test_the_settings_check_is_silo_doctors(page: PageUnderTest):
+    visitor = page.visitor("it")
+    assert visitor.post("/check").status_code == 303
+    text = visitor.get("/check").text
+    # Each name that the doctor gives, and what to do about the data folder that is empty.
+    told = json.loads(page.silo.command("doctor", str(page.silo.folder), "--json").stdout)["checks"]
+    assert [each["name"] for each in told if f'<span class="title">{each["name"]}</span>' not in text] == []
+    assert [each["do"] for each in told if each["state"] == "fail" and each["name"] == "images"] != []

@@ -1,0 +1,255 @@
+"""The C-STORE receiver: takes images from known peers into the inbox. `python -m silo_node.pacs.receiver FOLDER`.
+
+| what arrives                                    | what the peer hears                                             |
+|-------------------------------------------------|-----------------------------------------------------------------|
+| from a host that no peer has                    | nothing: the connection is closed                               |
+| wrong calling title for that host, called title | the association is rejected                                     |
+| another SOP class than an image's               | the presentation context is rejected                            |
+| an image                                        | 0x0000, after its file has its name                             |
+| ... of a patient who opted out                  | 0xB006 (warning: elements discarded); nothing of it is kept     |
+| ... while the disk is full, or the opt-out list can't be read | 0xA700 (out of resources): the peer may try later  |
+| ... that is not what its command says           | 0xA900 (does not match)                                         |
+| ... without patient, image or readable header   | 0xC000 (cannot understand)                                      |
+| more than `max_mb`                              | the association is aborted                                      |
+
+Source: DICOM PS3.4, annex B.2.3 (status codes); PS3.8 (associations).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom.uid import AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian, PrivateTransferSyntaxes
+from pynetdicom import AE, _config, evt
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import _STORAGE_CLASSES, Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
+
+from silo_node import logs, opt_out_registry
+from silo_node.config import Config, Receiver
+from silo_node.consent.opt_out import OptOut
+from silo_node.errors import DiskFull, SiloError, UsageError
+from silo_node.files import write_json
+from silo_node.pacs.book import Book
+from silo_node.pacs.errors import InstanceRefused
+from silo_node.pacs.inbox import MB, Inbox
+
+STATUS: Final = {"OPTED_OUT": 0xB006, "PACS_OTHER": 0xA900}
+LATER: Final = 0xA700
+NOT_UNDERSTOOD: Final = 0xC000
+LIST_SECONDS: Final = 60.0
+"""Age at which the opt-out list is read again."""
+MEMORY: Final = 2**30
+"""Address space of the process, above four times `max_mb`: a peer's lengths are not believed beyond it."""
+_REQUEST: Final = 10.0
+_SILENT: Final = 30.0
+"""Seconds: from a connection to its request; of silence in an association."""
+
+# Its log lines quote what peers send.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+
+
+class Server:
+    """Listens, in threads of its own, until `stop`. Raises: UsageError (port taken, unknown host)."""
+
+    def __init__(self, config: Config) -> None:
+        settings = config.settings.receiver
+        if settings is None:
+            raise UsageError("no receiver is set: add a table [receiver] to silo.toml", "NO_RECEIVER")
+        self._config, self._settings = config, settings
+        self._peers = _addresses(settings)
+        self._book = Book(config.pacs_db)
+        self._inbox = Inbox(config.inbox, self._book, part="receive", free_mb=settings.free_mb)
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._list: tuple[float, OptOut | None] | None = None
+        self._sizes: dict[int, int] = {}
+        self._server = self._listen()
+        self._write()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.socket.getsockname()[1])
+
+    def stop(self) -> None:
+        """Take nothing more; open associations are aborted."""
+        self._server.ae.shutdown()
+        self._write(state="stopped")
+        self._book.close()
+
+    def _listen(self) -> ThreadedAssociationServer:
+        ae = AE(ae_title=self._settings.ae_title)
+        ae.require_called_aet = True
+        ae.maximum_associations = self._settings.max_associations
+        ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = _REQUEST, _SILENT, _SILENT
+        # pynetdicom takes the first of ours that a context offers: of a peer that would convert, the plainest.
+        plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+        syntaxes = plain + [each for each in AllTransferSyntaxes if each not in {*plain, *PrivateTransferSyntaxes}]
+        contexts = [build_context(each, syntaxes) for each in _image_classes()]
+        contexts.append(build_context(Verification))
+        try:
+            server = ae.start_server(
+                (self._settings.host, self._settings.port),
+                block=False,
+                contexts=contexts,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._requested),
+                    (evt.EVT_PDU_RECV, self._arriving),
+                    (evt.EVT_DIMSE_RECV, self._arrived),
+                    (evt.EVT_CONN_CLOSE, self._closed),
+                    (evt.EVT_C_STORE, self._store),
+                ],
+            )
+        except OSError as error:
+            raise UsageError(
+                f"[receiver] {self._settings.host} port {self._settings.port} can't be listened on ({error.strerror}): "
+                "is another program there, or does the address belong to another machine?",
+                "RECEIVER_PORT",
+            ) from None
+        # socketserver asks this before a connection gets a thread.
+        server.verify_request = self._known_host  # type: ignore[method-assign]
+        return server
+
+    def _known_host(self, request: socket.socket, address: tuple[Any, ...]) -> bool:
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _plain(address[0]) in {host for _, host in self._peers}
+
+    # --- events; each in the thread of its association ---------------------------------------------------------------
+
+    def _requested(self, event: Any) -> None:
+        """Title and host belong together: a known host may not use another peer's title."""
+        primitive = event.assoc.requestor.primitive
+        caller = (str(primitive.calling_ae_title).strip(), _plain(event.assoc.requestor.address))
+        if caller not in self._peers:
+            self._count("rejected")
+            event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling title not recognised
+            event.assoc.kill()  # waits until that is sent
+
+    def _arriving(self, event: Any) -> None:
+        """Counts a message's bytes while it arrives: pynetdicom hands it over only when it is whole."""
+        if event.pdu.pdu_type != 0x04:
+            return
+        key, most = id(event.assoc), self._settings.max_mb * MB
+        before = self._sizes.get(key, 0)
+        self._sizes[key] = before + event.pdu.pdu_length
+        if before <= most < self._sizes[key]:
+            self._count("INSTANCE_TOO_BIG")
+            event.assoc.abort()
+
+    def _arrived(self, event: Any) -> None:
+        self._sizes.pop(id(event.assoc), None)
+
+    def _closed(self, event: Any) -> None:
+        self._arrived(event)
+        if event.assoc.requestor.primitive is None:
+            # pynetdicom would wait for a request on the closed connection, as one of the few associations allowed.
+            event.assoc.dul.to_user_queue.put(None)
+
+    def _store(self, event: Any) -> int:
+        """One instance. Returns the DICOM status."""
+        try:
+            request = event.request
+            size = request.DataSet.getbuffer().nbytes
+            self._inbox.room_for(size)
+            opted_out = self._opted_out()
+            with self._inbox.writing() as (file, path):
+                file.write(event.encoded_dataset())
+                file.flush()
+                self._inbox.take(
+                    path, sop=str(request.AffectedSOPInstanceUID), opted_out=lambda patient: patient in opted_out
+                )
+        except InstanceRefused as error:
+            self._count(error.code)
+            return STATUS.get(error.code, NOT_UNDERSTOOD)
+        except (SiloError, OSError) as error:
+            code = error.code if isinstance(error, SiloError) else "RECEIVER_FAILED"
+            self._count(code)
+            logs.get().error("receiver.refused", code=code, error_at=error)
+            return LATER
+        self._count("received")
+        return 0x0000
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _opted_out(self) -> OptOut | frozenset[str]:
+        """The list in force. Raises: Refused where it can't be read: then nothing is taken."""
+        with self._lock:
+            if self._list is None or time.monotonic() - self._list[0] > LIST_SECONDS:
+                self._list = None
+                self._list = (time.monotonic(), opt_out_registry.load(self._config, datetime.now(UTC)))
+            return self._list[1] or frozenset()
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+        self._write()
+
+    def _write(self, state: str = "listening") -> None:
+        """Counts for `silo status`."""
+        value = {"state": state, "port": self._settings.port, "counts": dict(self._counts)}
+        # Without room the images that are refused for it say so.
+        with self._lock, contextlib.suppress(DiskFull):
+            write_json(self._config.folder / "receiver.json", value, sync=False)
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address that came through an IPv6 socket, as such."""
+    return address.removeprefix("::ffff:")
+
+
+def _addresses(settings: Receiver) -> frozenset[tuple[str, str]]:
+    """(AE title, IP address) of each peer, names looked up once."""
+    found = set()
+    for peer in settings.peers:
+        try:
+            answers = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
+        except OSError:
+            raise UsageError(f"[receiver] peers: the host {peer.host} is not known here") from None
+        found |= {(peer.ae_title, str(answer[4][0])) for answer in answers}
+    return frozenset(found)
+
+
+def _image_classes() -> Iterable[str]:
+    return [uid for name, uid in _STORAGE_CLASSES.items() if "ImageStorage" in name]
+
+
+def main(folder: str) -> int:
+    """Until SIGTERM; the exit code."""
+    config = Config.load(Path(folder))
+    logs.configure(config.folder, config.name)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server = Server(config)
+    except SiloError as error:
+        logs.get().error("receiver.failed", code=error.code, sentence=error.sentence)
+        write_json(config.folder / "receiver.json", {"state": "failed", "code": error.code, "sentence": error.sentence})
+        sys.stderr.write(f"{error.code}: {error.sentence}\n")
+        return error.exit_code
+    settings = config.settings.receiver
+    assert settings is not None
+    most = MEMORY + 4 * settings.max_mb * MB
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    logs.get().info("receiver.listening", port=server.port)
+    stop.wait()
+    server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))

@@ -1,0 +1,6 @@
+PRAGMA user_version=0;
+BEGIN TRANSACTION;
+CREATE TABLE entry( key TEXT PRIMARY KEY, value BLOB NOT NULL, file TEXT, size INTEGER) WITHOUT ROWID;
+INSERT INTO "entry" VALUES('round/st-1/1/1/keys',X'0102',NULL,2);
+INSERT INTO "entry" VALUES('trained/st-1/sha256:ab',X'31',NULL,1);
+COMMIT;

@@ -1,0 +1,10 @@
+PRAGMA user_version=0;
+BEGIN TRANSACTION;
+CREATE TABLE form (
+    one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL, width INTEGER NOT NULL, window TEXT NOT NULL,
+    salt BLOB NOT NULL);
+INSERT INTO "form" VALUES(0,8,8,'full',X'0102');
+CREATE TABLE slots (
+    kind TEXT NOT NULL, slot INTEGER NOT NULL, key BLOB UNIQUE, patient BLOB, PRIMARY KEY (kind, slot));
+INSERT INTO "slots" VALUES('uint8',0,X'AA',X'BB');
+COMMIT;

@@ -1,0 +1,253 @@
+"""What goes wrong round a running silo is in `silo status` within five seconds, with what to do, and goes when it is over.
+
+The faults are real ones, planted while `silo run` runs: servers are killed, quotas set, files broken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from protocol.approval import ApprovalLimits, sign_statement
+from protocol.transparency.note import Checkpoint, sign_checkpoint
+from silo_node import approvals, documents
+from tests.silo_node import faults
+from tests.silo_node.conftest import PASSPHRASE
+
+SECONDS = 5.0
+
+
+def problems(silo):
+    """Those of the running silo's own file, by code."""
+    return {each["code"]: each for each in json.loads((silo.folder / "status.json").read_text())["problems"]}
+
+
+def told(silo, code, planted):
+    """The problem, which status.json must have within five seconds of `planted`, and `silo status` too."""
+    found = silo.until(lambda: problems(silo).get(code), seconds=SECONDS - (time.monotonic() - planted))
+    shown = {each["code"]: each for each in silo.status()["problems"]}[code]
+    assert (shown["do"], shown["since"]) == (found["do"], found["since"]) and len(found["do"]) > 20
+    return found
+
+
+def over(silo, code):
+    silo.until(lambda: code not in problems(silo))
+
+
+@pytest.fixture
+def running(silo):
+    """`silo run`, in contact with its portal, nothing wrong."""
+    return started(silo)
+
+
+def started(silo):
+    silo.start()
+    path = silo.folder / "status.json"
+    silo.until(lambda: path.exists() and json.loads(path.read_text())["state"] == "idle")
+    assert problems(silo) == {}
+    return silo
+
+
+def test_status_says_that_the_portal_is_down_and_takes_it_back(running, portal):
+    planted = time.monotonic()
+    portal.fault = lambda method, path: 0
+    assert portal.address in told(running, "PORTAL_UNREACHABLE", planted)["sentence"]
+    portal.fault = lambda method, path: None
+    over(running, "PORTAL_UNREACHABLE")
+
+
+def test_status_says_that_the_portal_is_silent_although_a_long_poll_is_open(running, portal, monkeypatch):
+    """A network that swallows everything: no connection is cut, no answer comes."""
+    real = portal.answer
+
+    def silent(method, path, *more):
+        if path.endswith("/checkpoint"):
+            time.sleep(4)
+        return real(method, path, *more)
+
+    planted = time.monotonic()
+    monkeypatch.setattr(portal, "answer", silent)
+    assert "Timeout" in told(running, "PORTAL_UNREACHABLE", planted)["sentence"]
+
+
+def test_status_says_that_the_proxy_refuses(silo, portal, tmp_path, monkeypatch):
+    authority, pem = faults.certificate(tmp_path)
+    faults.with_tls(portal.server, pem)
+    proxy = faults.Proxy()
+    monkeypatch.setenv("HTTPS_PROXY", proxy.address)
+    silo.settings(
+        f'name = "{portal.silo}"\nportal = "{portal.address.replace("http:", "https:")}"\n'
+        f'data = "{tmp_path / "data"}"\nca_bundle = "{authority}"\n'
+    )
+    try:
+        started(silo)
+        planted = time.monotonic()
+        proxy.refuse(403)
+        found = told(silo, "PROXY_REFUSES", planted)
+        assert "403" in found["sentence"] and "CONNECT" in found["do"]
+        proxy.status = 200
+        over(silo, "PROXY_REFUSES")
+    finally:
+        proxy.close()
+
+
+def test_status_says_that_the_clock_is_off_by_ten_minutes(running, portal):
+    planted = time.monotonic()
+    portal.clock_shift = 600.0
+    sentence = told(running, "CLOCK_SKEW", planted)["sentence"]
+    assert sentence.count("UTC") == 2 or sentence.count(":") > 3, "both times are named"
+    portal.clock_shift = 0.0
+    over(running, "CLOCK_SKEW")
+
+
+def test_status_says_that_a_quota_is_reached(running):
+    """The kernel lets the silo's process write no file beyond 40 kB: as a quota does."""
+    process = psutil.Process(running.processes[-1].pid)
+    before = process.rlimit(resource.RLIMIT_FSIZE)
+    planted = time.monotonic()
+    process.rlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    assert str(running.folder) in told(running, "SILO_DISK_FULL", planted)["sentence"]
+    process.rlimit(resource.RLIMIT_FSIZE, before)
+    over(running, "SILO_DISK_FULL")
+
+
+def test_status_itself_sees_a_full_disk_on_which_the_silo_can_write_no_status(running):
+    """Also where status.json can't be written any more, so that the file still says that all is well."""
+    text = (running.folder / "silo.toml").read_text()
+    (running.folder / "silo.toml").write_text(text.replace("free_mb = 0", "free_mb = 1000000000"))
+    shown = {each["code"]: each for each in running.status()["problems"]}
+    assert "SILO_DISK_FULL" in shown and "SILO_DISK_FULL" not in problems(running)
+
+
+def test_status_says_that_the_broker_is_dead(silo, portal, tmp_path):
+    broker = faults.Broker(tmp_path)
+    try:
+        text = (silo.folder / "silo.toml").read_text()
+        (silo.folder / "silo.toml").write_text(f'{text}[broker]\nurl = "{broker.url}"\n')
+        started(silo)
+        planted = time.monotonic()
+        broker.kill()
+        assert "silo.toml" in told(silo, "BROKER", planted)["do"]
+        broker.start()
+        over(silo, "BROKER")
+    finally:
+        broker.kill()
+
+
+def test_status_says_that_the_graphics_card_has_no_memory_left(ready, portal, tmp_path, monkeypatch):
+    """The training child raises what torch raises on a card that is full."""
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(
+        "from silo_node.training import constant\n"
+        "def run(*_, **__):\n"
+        "    import torch\n"
+        "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')\n"
+        "constant.run = run\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hooks), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    started(ready)
+    portal.holding = True
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    portal.go_on(hold=True)
+    portal.wait(portal.refused)
+    found = told(ready, "OUT_OF_MEMORY", time.monotonic())
+    assert "graphics card" in found["sentence"] and "nvidia-smi" in found["do"]
+    assert found["about"] == portal.manifest.study
+
+
+def test_status_says_which_line_of_the_labels_is_broken(silo, portal):
+    labels = silo.folder.parent / "data" / "labels.csv"
+    labels.write_text("PatientID,label\nanna-secret,1\n")
+    started(silo)
+    planted = time.monotonic()
+    labels.write_text("PatientID,label\nanna-secret,perhaps\n")
+    found = told(silo, "LABELS_LABEL", planted)
+    assert "line 2" in found["sentence"] and "anna" not in json.dumps(found)
+    labels.write_text("PatientID,label\nanna-secret,0\n")
+    over(silo, "LABELS_LABEL")
+
+
+def test_status_says_that_an_approval_expired(silo, portal):
+    portal.make_study()
+    ends = datetime.now(UTC) + timedelta(seconds=6)
+    node = silo.node()
+    study, trust = portal.manifest.study, documents.load_trust(node.config)
+    proposal = approvals.fetch(node, study)
+    envelope = sign_statement(
+        approvals.load_steward(node.config, trust, PASSPHRASE),
+        trust,
+        decision="approve",
+        reason="",
+        silo=node.config.name,
+        study=study,
+        manifest=proposal.manifest,
+        policy=proposal.policy.digest,
+        match=approvals.match_digest(proposal.found),
+        limits=ApprovalLimits(epsilon_micro=0, max_rounds=2, min_cohort=1),
+        not_before=datetime.now(UTC) - timedelta(seconds=1),
+        not_after=ends,
+        now=datetime.now(UTC),
+        after=[],
+    )
+    documents.save_approval(node.config, study, envelope)
+    node.close()
+    started(silo)
+    planted = time.monotonic() + (ends - datetime.now(UTC)).total_seconds()
+    found = told(silo, "APPROVAL_EXPIRED", planted)
+    assert study in found["sentence"] and "silo approve" in found["do"]
+    silo.decide()
+    over(silo, "APPROVAL_EXPIRED")
+
+
+def test_status_says_that_the_portal_shows_two_logs_and_keeps_the_proof(running, portal):
+    """Two checkpoints of one size, both signed by the pinned log key, with different roots."""
+    running.until(lambda: (running.folder / "portal_log.json").exists())
+    planted = time.monotonic()
+    first = portal.note
+    portal.note = sign_checkpoint(Checkpoint(portal.log_key.origin, portal.log_size, bytes(32)), portal.log_key)
+    found = told(running, "LOG_FORKED", planted)
+    assert "auditor" in found["do"]
+    [kept] = running.folder.glob("log-fork-*.json")
+    assert json.loads(kept.read_text()) == {"first": first, "second": portal.note}
+    portal.note = first  # what was seen stays seen
+    time_of_looks = problems(running)["LOG_FORKED"]["times"]
+    running.until(lambda: problems(running).get("LOG_FORKED", {}).get("times", 0) > time_of_looks + 2)
+
+
+def test_status_says_that_the_silo_was_killed(running):
+    running.kill()
+    shown = {each["code"]: each for each in running.status()["problems"]}
+    assert "systemctl" in shown["NOT_RUNNING"]["do"]
+
+
+def test_status_says_that_the_silo_hangs(running):
+    """Stopped, as by a drive that does not answer: it holds its lock, and looks at nothing."""
+    process = psutil.Process(running.processes[-1].pid)
+    process.suspend()
+    try:
+        path = running.folder / "status.json"
+        value = json.loads(path.read_text())
+        path.write_text(json.dumps({**value, "looked": "2020-01-01T00:00:00.000Z"}))
+        assert "STATUS_STALE" in {each["code"] for each in running.status()["problems"]}
+    finally:
+        process.resume()
+
+
+def test_status_needs_no_network_and_no_heavy_library(silo):
+    done = silo.command("status", str(silo.folder), "--json")
+    assert done.returncode == 0
+    code = "import sys, silo_node.status, silo_node.local_checks; print([m for m in ('torch', 'pydicom') if m in sys.modules])"
+    import subprocess
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert loaded.stdout.strip() == "[]"
