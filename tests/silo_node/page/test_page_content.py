@@ -11,7 +11,7 @@ import pytest
 from silo_node import documents
 from silo_node.egress_log import EgressLog
 from silo_node.errors import UsageError
-from silo_node.page import checks, studies
+from silo_node.page import checks, studies, words
 from silo_node.page.sent import COLUMNS
 from tests.silo_node.conftest import POLICY
 from tests.silo_node.imaging.conftest import write_dicom, write_table
@@ -233,3 +233,12 @@ def test_the_settings_check_is_silo_doctors(page: PageUnderTest):
     told = json.loads(page.silo.command("doctor", str(page.silo.folder), "--json").stdout)["checks"]
     assert [each["name"] for each in told if f'<span class="title">{each["name"]}</span>' not in text] == []
     assert [each["do"] for each in told if each["state"] == "fail" and each["name"] == "images"] != []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("use `silo run` now", "use <code>silo run</code> now"), ("a ` alone", "a ` alone"),
+     ("`<b>` & <i>", "<code>&lt;b&gt;</code> &amp; &lt;i&gt;"), ("turned\u202eround", "turned?round")],
+)  # fmt: skip
+def test_what_is_to_be_typed_stands_out_and_stays_text(text: str, shown: str):
+    assert words.coded(text) == shown
