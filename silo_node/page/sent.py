@@ -130,7 +130,8 @@ def as_csv(config: Config, chosen: Filter) -> Iterator[bytes]:
 
 def _rows(db: sqlite3.Connection, where: str, values: list[str], most: int, start: int) -> Iterator[dict[str, Any]]:
     for row in db.execute(
-        f"SELECT time, kind, {_STUDY} AS study, round, bytes, digest, status FROM sent WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
+        f"SELECT time, kind, {_STUDY} AS study, round, bytes, digest, status FROM sent WHERE {where}"
+        " ORDER BY id DESC LIMIT ? OFFSET ?",
         [*values, most, start],
     ):
         yield {**dict(row), "means": MEANINGS.get(row["kind"], "")}

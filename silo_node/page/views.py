@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from protocol.approval import utc_text
-from protocol.manifest import study_facts
-from protocol.policy import PolicyError, describe_policy, freeze_policy, load_closure, match, parse_policy, policy_facts
-from silo_node import documents
+from protocol.policy import PolicyDocument, parse_policy
+from silo_node import approvals, documents, policies
 from silo_node import status as reports
-from silo_node.errors import SiloError
+from silo_node.errors import SiloError, UsageError
 from silo_node.page import checks, reading
 from silo_node.page import sent as log
 from silo_node.page.asking import Answer, Ask, File, Sent, Shown
+from silo_node.page.studies import opened
 
 
 def status(asked: Ask) -> Answer:
@@ -38,7 +37,7 @@ def images(asked: Ask) -> Answer:
 
 
 def policy(asked: Ask) -> Answer:
-    """The policy in force in words, and an editor with a preview."""
+    """The policy in force in words, and a text to try a change with."""
     return _policy(asked, None)
 
 
@@ -56,74 +55,31 @@ def _policy(asked: Ask, text: str | None) -> Answer:
     held = documents.read_envelope(config.policy)
     values: dict[str, Any] = {
         "problem": problem,
-        "policy_words": describe_policy(in_force) if in_force else [],
         "digest": held.digest if held else None,
-        "studies": _said(asked, policy_facts(in_force)) if in_force else [],
-        "text": text if text is not None else _editable(in_force),
+        "in_force": policies.preview(config, in_force) if in_force else None,
+        "text": json.dumps(policies.content(config), indent=2, ensure_ascii=False) if text is None else text,
         "error": "",
         "preview": None,
     }
     if text is not None:
         try:
-            document = _read_policy(asked, text, in_force.version if in_force else 0)
-        except (ValueError, PolicyError) as error:
-            return Shown("policy.html", {**values, "error": str(error)}, 400)
-        values["preview"] = describe_policy(document)
-        values["previewed"] = _said(asked, policy_facts(document))
+            values["preview"] = policies.preview(config, _read(asked, text))
+        except UsageError as error:
+            return Shown("policy.html", {**values, "error": error.sentence}, 400)
     return Shown("policy.html", values)
 
 
-def _read_policy(asked: Ask, text: str, last: int) -> Any:
+def _read(asked: Ask, text: str) -> PolicyDocument:
+    """The policy in a form's text. Raises: UsageError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"It is not JSON: {error}.") from None
+        raise UsageError(f"the text is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError("It must be one JSON object.")
+        raise UsageError("the text must be one JSON object")
     held = documents.read_envelope(asked.config.policy)
-    organisation = parse_policy(held.payload).organisation if held is not None else asked.config.name
-    return parse_policy(
-        freeze_policy(
-            {
-                "silo": asked.config.name,
-                "organisation": organisation,
-                "version": last + 1,
-                "issued": utc_text(datetime.now(UTC)),
-                **value,
-            }
-        )
-    )
-
-
-def _editable(document: Any) -> str:
-    """The policy as a steward edits it: without what `silo policy` fills in."""
-    if document is None:
-        value: dict[str, Any] = {
-            "schema": "consilium/policy/1",
-            "permission": "DUO:0000006",
-            "modifiers": [],
-            "diseases": [],
-            "limits": {},
-            "legal_basis": None,
-            "consent_default": "opt-in",
-            "share_metrics": False,
-            "partners": {"keys": {}, "min_known": 0},
-        }
-    else:
-        value = document.model_dump(mode="json", by_alias=True, exclude={"silo", "organisation", "version", "issued"})
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _said(asked: Ask, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a policy says to each study that this silo has a text of."""
-    folder, found = asked.config.studies, []
-    for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
-        kept = reading.kept_manifest(asked.config, name)
-        if kept is not None:
-            found.append(
-                {"study": name, "title": kept[2].title, "match": match(facts, study_facts(kept[2]), load_closure())}
-            )
-    return found
+    with opened(asked.config) as node:
+        return approvals.complete_policy(node, value, parse_policy(held.payload).version if held else 0)[1]
 
 
 def consent(asked: Ask) -> Answer:

@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup, escape
 
+from protocol.plain_text import visible
+
 
 class Is(NamedTuple):
     """A state: tone is the colour's class, icon the sign's name."""
@@ -115,6 +117,14 @@ def moment(text: str | None, otherwise: str = "never") -> Markup:
     )
 
 
+def coded(text: str) -> Markup:
+    """A sentence of ours; what stands between back quotes is something to type."""
+    parts = visible(str(text)).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
 def short(digest: str | None) -> str:
     """The first characters of a digest, as one reads them out."""
     text = str(digest or "").removeprefix("sha256:")[:12]
@@ -126,5 +136,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "number": number,
     "moment": moment,
     "short": short,
+    "coded": coded,
     "quoted": lambda value: shlex.quote(str(value)),
 }

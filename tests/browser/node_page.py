@@ -137,6 +137,10 @@ def _look(target: Path) -> None:
             for role in USERS:
                 page = new_page(browser)
                 sign_in(page, base, role)
+                if role == "it":
+                    page.goto(f"{base}/check")
+                    page.get_by_role("button", name="Check now").click()
+                    page.get_by_text("Checked").wait_for()
                 states[role] = page.context.storage_state()
             for width, dark in ((1440, False), (1440, True), (360, False)):
                 for name, (role, path) in {**pages(portal.manifest.study), "sign-in": ("", "/sign-in")}.items():

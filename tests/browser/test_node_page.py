@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silo_node import documents
+from silo_node import documents, trust_changes
 from tests.browser import node_page
 from tests.browser.browsing import EXECUTABLE, accessibility_faults, chromium, new_page, sideways
 from tests.silo_node.conftest import PASSPHRASE, SiloUnderTest, portal, silo  # noqa: F401
@@ -143,12 +143,8 @@ def test_without_the_persons_verification_nothing_is_signed(browser: Any, base: 
 
 
 def signed_in_trust(silo: SiloUnderTest) -> None:  # noqa: F811
-    """The steward signs the draft with the new passkey and puts it in force, in a terminal."""
-    passphrase = silo.folder / "passphrase"
-    passphrase.write_bytes(PASSPHRASE)
-    for arguments in (
-        ("sign", str(silo.folder), "--passphrase-file", str(passphrase), "--yes"),
-        ("apply", str(silo.folder)),
-    ):
-        done = silo.command("trust", *arguments)
-        assert done.returncode == 0, done.stderr
+    """The steward signs the draft with the new passkey, and puts it in force."""
+    trust_changes.sign(silo.config, passphrase=PASSPHRASE)
+    node = silo.node()
+    trust_changes.apply(node)
+    node.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from silo_node.page import accounts
 from silo_node.page.accounts import Accounts
 from silo_node.page.app import make_app
 from tests.silo_node.conftest import SiloUnderTest
@@ -57,6 +58,12 @@ class PageUnderTest:
         if role != "nobody":
             assert found.sign_in({"it": "it-nord", "steward": "dr-steward"}[role]).status_code == 303
         return found
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred sign-ins in these tests need not cost 32 MB and a tenth of a second each."""
+    monkeypatch.setitem(accounts._SCRYPT, "n", 16)
 
 
 @pytest.fixture

@@ -247,8 +247,9 @@ def test_an_account_that_makes_no_sense_is_refused(clocked, name: str, role: str
 
 @pytest.mark.parametrize(
     "text",
-    ['host = "0.0.0.0"', 'host = "10.0.0.5"\nname = "x.internal"', 'host = "::"', 'host = "10.0.0.5"\ntls_cert = "a"\ntls_key = "b"',
-     'tls_cert = "a"', 'host = "silo.internal"', "port = 0", 'name = "A/B"', "extra = 1"],
+    ['host = "0.0.0.0"', 'host = "10.0.0.5"\nname = "x.internal"', 'host = "::"',
+     'host = "10.0.0.5"\ntls_cert = "a"\ntls_key = "b"',
+     'name = "x.internal"', 'tls_cert = "a"', 'host = "silo.internal"', "port = 0", 'name = "A/B"', "extra = 1"],
 )  # fmt: skip
 def test_the_page_is_not_opened_to_other_machines_by_accident(silo, text: str):
     path = silo.folder / "silo.toml"
