@@ -1,15 +1,17 @@
-"""Watches which files this process opens."""
+"""Watches which files this process opens, and which it has opened by the processes that decode."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from silo_node.imaging.decoder_pool import DecoderPool
 
 _watching: list[set[Path]] = []
 
@@ -20,12 +22,22 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             opened.add(Path(args[0]))
 
 
+_decode = DecoderPool.decode
+
+
+def _decode_watched(pool: DecoderPool, paths: Sequence[Path]) -> Iterator[Any]:
+    for opened in _watching:
+        opened.update(paths)
+    return _decode(pool, paths)
+
+
 sys.addaudithook(_hook)  # for good: an audit hook cannot be taken away
 
 
 @pytest.fixture
-def watched() -> Callable[[], AbstractContextManager[set[Path]]]:
-    """Every file that the process opens meanwhile."""
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[set[Path]]]:
+    """Every file that the process opens meanwhile, or gives to a decoder."""
+    monkeypatch.setattr(DecoderPool, "decode", _decode_watched)
 
     @contextmanager
     def watch() -> Iterator[set[Path]]:
