@@ -33,7 +33,7 @@ def fetch(
 
     In silo.toml:
 
-        [dicomweb]
+        \\[dicomweb]
         url = "https://pacs.hospital.example/dicom-web"
         user = "silo"
         password_file = "pacs.password"
@@ -87,7 +87,7 @@ def receive(folder: Folder = None) -> None:
 
     In silo.toml:
 
-        [receiver]
+        \\[receiver]
         port = 11112
         host = "10.1.2.3"
         ae_title = "SILO"

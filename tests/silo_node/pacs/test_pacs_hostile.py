@@ -18,7 +18,7 @@ from silo_node.errors import DiskFull, SiloError
 from silo_node.pacs import dicomweb, fetch
 from silo_node.pacs.book import MAX_TRIES
 from tests.silo_node.imaging.conftest import write_dicom
-from tests.silo_node.pacs.conftest import MULTIPART, Hospital, Liar, part, reply
+from tests.silo_node.pacs.conftest import MULTIPART, Hospital, Liar, certificate, part, reply
 
 pytestmark = pytest.mark.timeout(60)
 SOP = "1.2.3.4.5"
@@ -146,6 +146,19 @@ def test_a_pacs_that_is_silent_is_unreachable_not_waited_for(liar: Liar, hospita
     told.set()
     assert error is not None and error.code == "PACS_UNREACHABLE" and report.missing == 1
     assert status.report(config)["problems"][-1]["sentence"] == report.sentence
+
+
+def test_a_certificate_counts_only_with_the_hospitals_authority(
+    liar: Liar, hospital: Hospital, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, key = certificate(tmp_path)
+    liar.encrypt(mine, key)
+    liar.wado = lambda request: reply(request, part(image), MULTIPART)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(mine))  # the environment has no say
+    _, error = fetch.fetch(hospital.asks(liar.url))
+    assert error is not None and error.code == "PACS_UNREACHABLE" and "ca_bundle" in error.sentence
+    report, error = fetch.fetch(hospital.asks(liar.url, f'ca_bundle = "{mine}"'))
+    assert error is None and report.got == 1
 
 
 def test_many_wrong_answers_in_a_row_end_the_run(liar: Liar, hospital: Hospital) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from silo_node.cli import app
 from silo_node.errors import UsageError
 from silo_node.pacs import fetch
 from tests.silo_node.pacs.conftest import Hospital
@@ -69,3 +71,9 @@ def test_a_password_file_that_cannot_be_used_is_named(hospital: Hospital, conten
 def test_a_ca_bundle_that_is_not_there_is_named(hospital: Hospital) -> None:
     with pytest.raises(UsageError, match="ca_bundle"):
         fetch.fetch(hospital.asks("http://127.0.0.1:9", 'ca_bundle = "gone.pem"'))
+
+
+@pytest.mark.parametrize(("command", "table"), [("fetch", "[dicomweb]"), ("receive", "[receiver]")])
+def test_the_help_shows_the_settings_as_they_are_written(command: str, table: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0 and table in shown.output
