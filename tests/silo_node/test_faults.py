@@ -3,7 +3,7 @@ a clock that jumps. The silo goes on, or says what is wrong and goes on when tha
 
 from __future__ import annotations
 
-import signal
+import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -30,23 +30,35 @@ def processes(silo):
     return found
 
 
+def opened_by_a_reader(pipe):
+    """Its end for writing, once somebody reads it; None before."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
 @pytest.mark.parametrize("victim", ["training", "worker", "broker"])
 def test_killed_with_a_training_in_its_hands_the_training_is_made_again(ready, portal, victim):
-    """As the kernel does where memory is short. The training process is halted first, so that it surely has the task."""
+    """As the kernel does where memory is short. The training process is halted in its task: it first reads how often it was
+    begun, here from a pipe that says nothing."""
     portal.holding = True
     ready.start()
     portal.begin()
     portal.wait(lambda: portal.finished(0))
     there = ready.until(lambda: (found := processes(ready)).get("training") and found)
-    there["training"].send_signal(signal.SIGSTOP)
+    begun = ready.folder / "runs" / f"{portal.manifest.study}.1.1" / "begun.json"
+    begun.parent.mkdir(parents=True)
+    os.mkfifo(begun)
     portal.go_on(hold=True)
-    portal.wait(lambda: "site-1" in portal.round(1).mail["ready"])
-    assert not portal.round(1).chunks.get("site-1")
+    pipe = ready.until(lambda: opened_by_a_reader(begun))
     there[victim].kill()
+    begun.unlink()
+    there["training"].wait(30)
+    os.close(pipe)
     portal.wait(lambda: portal.finished(1), 60)
     assert body_of(portal, 1) == {3 * portal.partner_word + OURS}
     assert portal.refused() == []
-    assert not there["training"].is_running() or there["training"].status() == psutil.STATUS_ZOMBIE
 
 
 def test_files_that_a_power_cut_tore_do_not_stop_it(ready, portal):
