@@ -60,7 +60,13 @@ def approve(
 ) -> None:
     """Show a study in words, what the policy says to it and what changed since the last decision; then sign a decision.
 
-    Examples: silo approve --list; silo approve st-abc; silo approve st-abc --revoke --reason "The ethics board asked for it."
+    Examples:
+
+        silo approve --list
+
+        silo approve st-abc
+
+        silo approve st-abc --revoke --reason "The ethics board asked for it."
     Without SILO_HOME the silo's folder comes before the study.
     """
     with errors_shown(as_json):

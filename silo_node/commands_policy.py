@@ -55,7 +55,9 @@ def put(
 ) -> None:
     """Sign the policy in a file and put it in force here; or with --send alone show the one in force to the portal.
 
-    Examples: silo policy /srv/silo --file policy.json --send
+    Examples:
+
+        silo policy /srv/silo --file policy.json --send
     """
     with errors_shown(as_json):
         from silo_node import approvals, documents
@@ -93,7 +95,11 @@ def edit(
 ) -> None:
     """Change the policy in the editor ($EDITOR) or with --set, see what that means, then sign it.
 
-    Examples: silo policy edit; silo policy edit --set permission=DUO:0000006 --set limits.min_cohort=50 --send
+    Examples:
+
+        silo policy edit
+
+        silo policy edit --set permission=DUO:0000006 --set limits.min_cohort=50 --send
     """
     with errors_shown(as_json):
         from silo_node import approvals, policies
@@ -127,7 +133,13 @@ def preview(
 ) -> None:
     """Say in words what a policy means and what it answers to each study shown here; nothing is signed.
 
-    Examples: silo policy preview; silo policy preview --file new.json; silo policy preview --set commercial=false
+    Examples:
+
+        silo policy preview
+
+        silo policy preview --file new.json
+
+        silo policy preview --set commercial=false
     """
     with errors_shown(as_json):
         from silo_node import approvals, policies
@@ -156,7 +168,9 @@ def sign(
 ) -> None:
     """Add a signature: to a policy that waits for more people, or to the one in force where more people must agree by now.
 
-    Examples: silo policy sign --person "Ben Example" --send
+    Examples:
+
+        silo policy sign --person "Ben Example" --send
     """
     with errors_shown(as_json):
         from silo_node import approvals, policies

@@ -23,13 +23,13 @@ not opened, nor are links that lead out of the folder.
 
 Examples:
 
-    silo scan /srv/silo                    what can be used, and why the rest can't
+    silo scan /srv/silo  # what can be used, and why the rest can't
 
-    silo scan /srv/silo --files            the same, with the names of the files
+    silo scan /srv/silo --files  # the same, with the names of the files
 
-    silo scan --data /mnt/export --pixels  try a folder before anything is set up; decode each picture too
+    silo scan --data /mnt/export --pixels  # try a folder before anything is set up; decode each picture too
 
-    silo scan /srv/silo --json             one JSON object a file, for a script
+    silo scan /srv/silo --json  # one JSON object a file, for a script
 """
 
 

@@ -48,7 +48,11 @@ def add_to(app: typer.Typer) -> None:
 def show(folder: Folder = None, as_json: AsJson = False) -> None:
     """The version in force: keys with fingerprints and how long they hold, people, and the draft of the next version.
 
-    Examples: silo trust show /srv/silo; silo trust show --json
+    Examples:
+
+        silo trust show /srv/silo
+
+        silo trust show --json
     """
     with errors_shown(as_json):
         from silo_node import documents, trust_changes
@@ -90,7 +94,9 @@ def new_key(
 ) -> None:
     """Make a further steward's key in this folder, protected by that person's own passphrase, and put it into the draft.
 
-    Examples: silo trust new-key --person "Ben Example"
+    Examples:
+
+        silo trust new-key --person "Ben Example"
     """
     with errors_shown(as_json):
         from silo_node import trust_changes
@@ -121,7 +127,13 @@ def propose(
 ) -> None:
     """Write or change the draft of the next version; signatures that it had are gone then. Nothing is in force by this.
 
-    Examples: silo trust propose --needed 2; silo trust propose --remove 1f3a5b7c; silo trust propose --drop
+    Examples:
+
+        silo trust propose --needed 2
+
+        silo trust propose --remove 1f3a5b7c
+
+        silo trust propose --drop
     """
     with errors_shown(as_json):
         from silo_node import trust_changes
@@ -152,7 +164,9 @@ def sign(
 ) -> None:
     """Sign the draft, after it was shown. People of the version in force and of the draft must sign.
 
-    Examples: silo trust sign --person "Ben Example"
+    Examples:
+
+        silo trust sign --person "Ben Example"
     """
     with errors_shown(as_json):
         from silo_node import trust_changes
@@ -173,7 +187,9 @@ def sign(
 def apply(folder: Folder = None, as_json: AsJson = False) -> None:
     """Put the signed draft in force, record it in this silo's log, and show it to the portal.
 
-    Examples: silo trust apply
+    Examples:
+
+        silo trust apply
     """
     with errors_shown(as_json):
         from silo_node import documents, trust_changes
@@ -212,7 +228,9 @@ def apply(folder: Folder = None, as_json: AsJson = False) -> None:
 def send(folder: Folder = None, as_json: AsJson = False) -> None:
     """Show the portal the versions that it does not have yet.
 
-    Examples: silo trust send
+    Examples:
+
+        silo trust send
     """
     with errors_shown(as_json):
         from silo_node import trust_changes
