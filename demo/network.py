@@ -55,7 +55,7 @@ class Network:
         self.portal = Portal(folder / "portal", port=port, extra_env=portal_env)
         self.min_cohort = min_cohort
         self.networks = networks
-        self.lean = lean  # without the accounts that a benchmark does not need
+        self.lean = lean  # without the accounts and pages that a benchmark does not need
         self.say = say
         self.accounts: dict[str, Account] = {}
         self.hospitals = [
@@ -66,7 +66,7 @@ class Network:
                 folder=folder / "silos" / name,
                 data=path,
                 portal=self.portal.address,
-                extra_env=dict(silo_env or {}),
+                extra_env=({"SILO_PAGE_OFF": "true"} if lean else {}) | dict(silo_env or {}),
             )
             for number, (name, path) in enumerate(data.items())
         ]

@@ -28,11 +28,14 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(_page)
 
 
-@_page.callback(
-    epilog="Examples:\n\nsilo page --folder /srv/silo\n\nsilo page user add it-nord --role it --folder /srv/silo"
-)
+@_page.callback()
 def page(context: typer.Context, folder: Folder = None, as_json: AsJson = False) -> None:
-    """Serve the page until Ctrl-C; `silo run` serves it too, unless `[page] off` is set."""
+    """Serve the page until Ctrl-C; `silo run` serves it too, unless `[page] off` is set.
+
+    Examples:
+
+      silo page --folder /srv/silo
+    """
     if context.invoked_subcommand is not None:
         return
     with errors_shown(as_json):
@@ -54,10 +57,7 @@ def page(context: typer.Context, folder: Folder = None, as_json: AsJson = False)
         serve(config)
 
 
-@_user.command(
-    epilog="Examples:\n\nsilo page user add it-nord --role it\n\n"
-    'silo page user add dr-steward --role steward --person "Dr. A. Steward" --password-file /run/secrets/steward'
-)
+@_user.command()
 def add(
     name: Name,
     role: Annotated[str, typer.Option(help="it: hospital IT; steward: decides about studies.")],
@@ -66,7 +66,14 @@ def add(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let somebody sign in at the page."""
+    """Let somebody sign in at the page.
+
+    Examples:
+
+      silo page user add it-nord --role it --folder /srv/silo
+
+      silo page user add dr-a --role steward --person "Dr. A. Steward" --password-file /run/secrets/dr-a
+    """
     with errors_shown(as_json):
         from silo_node.page.accounts import Accounts
 
@@ -82,9 +89,14 @@ def add(
             out.print(f"{user.name} can sign in at {config.settings.page.origin}/ as {user.role}.", markup=False)
 
 
-@_user.command(epilog="Examples:\n\nsilo page user password it-nord --folder /srv/silo")
+@_user.command()
 def password(name: Name, folder: Folder = None, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
-    """Set a new password: the user's sessions end, and a pause after wrong passwords too."""
+    """Set a new password: the user's sessions end, and a pause after wrong passwords too.
+
+    Examples:
+
+      silo page user password it-nord --folder /srv/silo
+    """
     with errors_shown(as_json):
         from silo_node.page.accounts import Accounts
 
@@ -99,9 +111,14 @@ def password(name: Name, folder: Folder = None, password_file: PasswordFile = No
             out.print(f"{name} has a new password; sessions with the old one are over.", markup=False)
 
 
-@_user.command(epilog="Examples:\n\nsilo page user remove it-nord --folder /srv/silo")
+@_user.command()
 def remove(name: Name, folder: Folder = None, as_json: AsJson = False) -> None:
-    """End an account and its sessions."""
+    """End an account and its sessions.
+
+    Examples:
+
+      silo page user remove it-nord --folder /srv/silo
+    """
     with errors_shown(as_json):
         from silo_node.page.accounts import Accounts
 
@@ -116,9 +133,14 @@ def remove(name: Name, folder: Folder = None, as_json: AsJson = False) -> None:
             out.print(f"{name} can't sign in any more.", markup=False)
 
 
-@_user.command("list", epilog="Examples:\n\nsilo page user list --folder /srv/silo --json")
+@_user.command("list")
 def list_(folder: Folder = None, as_json: AsJson = False) -> None:
-    """Who may sign in."""
+    """Who may sign in.
+
+    Examples:
+
+      silo page user list --folder /srv/silo --json
+    """
     with errors_shown(as_json):
         from silo_node.page.accounts import Accounts
 

@@ -28,7 +28,7 @@ def prepare(silo: SiloUnderTest) -> str:
     """A user a role, and a free port in the settings; the page's address."""
     path = silo.folder / "silo.toml"
     port = free_port()
-    path.write_text(path.read_text() + f"\n[page]\nport = {port}\n")
+    path.write_text(path.read_text().replace("off = true", f"port = {port}"))
     accounts = Accounts(silo.folder)
     for role, (name, person) in USERS.items():
         accounts.add(name, role=role, person=person, password=PASSWORD)

@@ -102,8 +102,6 @@ class SiloUnderTest:
             cwd=ROOT,
             stdout=log,
             stderr=log,
-            # Its page has tests of its own, and silos of other tests would use the same port.
-            env={"SILO_PAGE_OFF": "true", **os.environ},
         )
         log.close()
         self.processes.append(process)

@@ -55,7 +55,7 @@ def test_the_session_cookie_is_hidden_from_scripts_and_other_sites(page: PageUnd
 def test_with_a_certificate_the_cookie_needs_tls(silo):
     text = (silo.folder / "silo.toml").read_text()
     (silo.folder / "silo.toml").write_text(
-        text + '[page]\nhost = "0.0.0.0"\nname = "silo.h.internal"\ntls_cert = "c.pem"\ntls_key = "k.pem"\n'
+        text.replace("off = true", 'host = "0.0.0.0"\nname = "silo.h.internal"\ntls_cert = "c.pem"\ntls_key = "k.pem"')
     )
     accounts = Accounts(silo.folder)
     accounts.add("it-nord", role="it", person="", password=PASSWORD)
@@ -253,6 +253,6 @@ def test_an_account_that_makes_no_sense_is_refused(clocked, name: str, role: str
 )  # fmt: skip
 def test_the_page_is_not_opened_to_other_machines_by_accident(silo, text: str):
     path = silo.folder / "silo.toml"
-    path.write_text(path.read_text() + f"[page]\n{text}\n")
+    path.write_text(path.read_text().replace("off = true", text))
     with pytest.raises(UsageError, match="page"):
         Config.load(silo.folder, {})
