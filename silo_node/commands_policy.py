@@ -127,7 +127,7 @@ def preview(
 ) -> None:
     """Say in words what a policy means and what it answers to each study shown here; nothing is signed.
 
-    Examples: silo policy preview; silo policy preview --file new.json; silo policy preview --set commercial=false
+    Examples: silo policy preview; silo policy preview --file new.json; silo policy preview --set share_metrics=true
     """
     with errors_shown(as_json):
         from silo_node import approvals, policies
