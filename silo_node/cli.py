@@ -1,6 +1,6 @@
 """The command `silo`: what hospital IT and a steward type.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or setting; 3 refused by a rule; 4 portal unreachable; 5 already running.
+Exit codes: 0 done; 1 failed; 2 wrong usage or setting; 3 refused by a rule; 4 portal or PACS unreachable; 5 already running.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def preview(
 
         silo policy preview --file new.json
 
-        silo policy preview --set commercial=false
+        silo policy preview --set share_metrics=true
     """
     with errors_shown(as_json):
         from silo_node import approvals, policies

@@ -136,6 +136,7 @@ class Supervisor:
             "page",
             python("silo_node.page.serve", str(self._config.folder)),
             log=self._config.folder / "page.log",
+            log_mb=self._config.settings.limits.logs_mb,
             on_exit=self._exited("page"),
         )
 
