@@ -49,6 +49,9 @@ def running(silo):
 
 
 def started(silo):
+    """With the long poll as long as it is in a hospital: it alone would notice a fault too late."""
+    path = silo.folder / "silo.toml"
+    path.write_text(path.read_text().replace("poll = 5", "poll = 25"))
     silo.start()
     path = silo.folder / "status.json"
     silo.until(lambda: path.exists() and json.loads(path.read_text())["state"] == "idle")
