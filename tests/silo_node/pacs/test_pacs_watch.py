@@ -120,8 +120,8 @@ def test_silo_run_fetches_receives_and_scans_by_itself(silo: SiloUnderTest, liar
     port = free_port()
     settings = silo.folder / "silo.toml"
     settings.write_text(
-        settings.read_text()  # whose last table is [limits]
-        + f'watch_seconds = 0.5\n[dicomweb]\nurl = "{liar.url}"\nfree_mb = 0\n[receiver]\nport = {port}\n'
+        settings.read_text().replace("[limits]\n", "[limits]\nwatch_seconds = 0.5\n")
+        + f'[dicomweb]\nurl = "{liar.url}"\nfree_mb = 0\n[receiver]\nport = {port}\n'
         'ae_title = "SILO"\nfree_mb = 0\npeers = [{ ae_title = "PACS", host = "127.0.0.1" }]\n'
     )
     process = silo.start()
