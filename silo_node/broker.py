@@ -18,6 +18,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from silo_node.config import Config
 from silo_node.errors import SiloError
@@ -55,8 +57,11 @@ def prefix(config: Config) -> str:
 
 
 def connect(config: Config, *, timeout: float | None = None) -> redis.Redis:
-    """A client of the broker. timeout: seconds that it may stay silent; None for as long as it takes."""
-    limits: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout} if timeout else {}
+    """A client of the broker. timeout: seconds that it may stay silent, and no second try; None for as long as it takes."""
+    limits: dict[str, Any] = {}
+    if timeout:
+        # By itself the client tries three more times, seconds apart: whoever asks for an answer in time would get it late.
+        limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
     url = broker_url(config)
     if url.startswith("redis+socket://"):
         parts = urlsplit(url)
