@@ -84,11 +84,19 @@ def served(home: Path) -> Iterator[str]:
         str(Path(sys.executable).with_name("granian")), "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port),
         "--workers", "1", "--working-dir", str(ROOT / "platform"), "--no-ws", "portal.asgi:application",
     ]  # fmt: skip
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=portal_environment(home), stdout=log, stderr=log)
+    base = f"http://127.0.0.1:{port}"
+    with answering(command, f"{base}/healthz", log=home / "server.log", env=portal_environment(home)):
+        yield base
+
+
+@contextmanager
+def answering(command: list[str], url: str, *, log: Path, env: dict[str, str] | None = None) -> Iterator[None]:
+    """A server from its first answer at `url` until the end; what it says is in `log`."""
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
     try:
-        _until_up(f"http://127.0.0.1:{port}", server)
-        yield f"http://127.0.0.1:{port}"
+        _until_up(url, server, log)
+        yield
     finally:
         server.terminate()
         try:
@@ -98,15 +106,16 @@ def served(home: Path) -> Iterator[str]:
             server.wait()
 
 
-def _until_up(base: str, server: subprocess.Popen[bytes]) -> None:
+def _until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """There is no event for another process's socket, so it is asked often."""
     ends = time.monotonic() + 40
     while time.monotonic() < ends and server.poll() is None:
         try:
-            with urllib.request.urlopen(f"{base}/healthz", timeout=2):
+            with urllib.request.urlopen(url, timeout=2):
                 return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError("the portal did not start within 40 s; its folder's server.log says why")
+    raise RuntimeError(f"the server did not start within 40 s; {log} says why")
 
 
 def new_page(browser: Any, *, narrow: bool = False, dark: bool = False, state: Any = None) -> Any:

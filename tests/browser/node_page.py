@@ -5,10 +5,7 @@ python tests/browser/node_page.py /tmp/pictures        pictures of every page at
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 from demo.processes import free_port
 from silo_node.page.accounts import Accounts
-from tests.browser.browsing import ROOT
+from tests.browser.browsing import answering
 from tests.silo_node.conftest import SiloUnderTest
 from tests.silo_node.imaging.conftest import write_dicom, write_table
 
@@ -40,30 +37,9 @@ def prepare(silo: SiloUnderTest) -> str:
 def served(silo: SiloUnderTest, base: str) -> Iterator[str]:
     """`silo page` until the end; yields its address."""
     command = [sys.executable, "-m", "silo_node.cli", "page", "--folder", str(silo.folder)]
-    with (silo.folder / "page.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    try:
-        until_up(base, server)
+    asked = f"{base.replace('localhost', '127.0.0.1')}/sign-in"
+    with answering(command, asked, log=silo.folder / "page.log"):
         yield base
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def until_up(base: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait until the page answers; there is no event for another process's socket, so it is asked often."""
-    ends = time.monotonic() + 40
-    while time.monotonic() < ends and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{base.replace('localhost', '127.0.0.1')}/sign-in", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError("the page did not start within 40 s; its folder's page.log says why")
 
 
 def sign_in(page: Any, base: str, role: str) -> None:
