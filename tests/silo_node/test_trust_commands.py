@@ -248,7 +248,7 @@ def test_a_policy_is_edited_as_commented_text_and_a_mistake_loses_nothing(termin
     assert "nothing was changed" in terminal("policy", "edit", "--yes", by="Dr. Steward", fails=2)["error"]["sentence"]
     draft = silo.folder / "policy.edit.json"
     assert draft.read_text().count("// ") > 6
-    draft.write_text(draft.read_text().replace('opt-in",', 'opt-in"'))
+    draft.write_text(draft.read_text().replace(",\n", "\n", 1))
     monkeypatch.setenv("EDITOR", str(editor))
     assert "not JSON" in terminal("policy", "edit", "--yes", by="Dr. Steward", fails=2)["error"]["sentence"]
     draft.unlink()
