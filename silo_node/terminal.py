@@ -52,6 +52,12 @@ def errors_shown(as_json: bool = False) -> Iterator[None]:
     except SiloError as error:
         _show(error, as_json)
         raise typer.Exit(error.exit_code) from None
+    except typer.Abort:
+        unanswered = UsageError(
+            "a question was not answered: without a terminal use --yes and --passphrase-file", "ABORTED"
+        )
+        _show(unanswered, as_json)
+        raise typer.Exit(unanswered.exit_code) from None
     except (OSError, sqlite3.Error) as error:
         found = _about_the_folder(error)
         if found is None:

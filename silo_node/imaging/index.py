@@ -59,7 +59,7 @@ WORTH_ANOTHER_TRY = frozenset({"PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY"}
 BUSY_SECONDS = 30.0  # how long one scan waits for another
 _BATCH = 1000
 _TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
-_SKIPPED_SUFFIXES = frozenset({".csv", ".md", ".txt", ".json", ".toml"})
+_SKIPPED_SUFFIXES = frozenset({".csv"})
 STEPS = (
     (
         "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
