@@ -271,6 +271,14 @@ def test_a_search_never_leaves_its_server(fhir_server, following):
     assert len(fhir_server.asked) == 1
 
 
+@pytest.mark.parametrize("following", ["http://[bad", "//[::1", "?x=\ud800", "http://localhost:x/"])
+def test_a_next_link_that_is_no_address_ends_the_search_with_its_reason(fhir_server, following):
+    fhir_server.page(START, consent(gics()), following=following)
+    with pytest.raises(ConsentError, match="page") as caught:
+        ask(fhir_server)
+    assert following not in caught.value.sentence and caught.value.code == "CONSENT_SERVER"
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
