@@ -328,3 +328,13 @@ def test_no_proxy_ever_sees_a_consent(fhir_server, monkeypatch):
     fhir_server.page(START, consent(gics()))
     assert len(ask(fhir_server).consents) == 1
     assert urlsplit(fhir_server.asked[0][0]).netloc == ""
+
+
+@pytest.mark.parametrize("body", [{"id": "\ud800"}, {"a": [{"\udfff": 1}]}])
+def test_half_a_surrogate_pair_is_refused_when_it_is_read(tmp_path, body):
+    """It can be hashed and written nowhere: a patient's id of it would stop every round without a reason."""
+    write(tmp_path / "a.json", {"resourceType": "Patient", **body})
+    found = sources.read(tmp_path)
+    assert [problem.what for problem in found.problems] == ["holds half of a character (a lone surrogate)"]
+    write(tmp_path / "a.json", {"resourceType": "Patient", "id": "\U0001f600"})
+    assert not sources.read(tmp_path).problems
