@@ -184,6 +184,13 @@ def test_a_passkey_that_moves_to_another_page_is_said_before_anybody_signs(termi
     assert any("credential" in each for each in changes), changes
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "\udcff"])
+def test_a_file_with_a_key_that_is_no_json_is_said_to_be(terminal, tmp_path, text):
+    (tmp_path / "passkey.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    error = terminal("trust", "propose", "--add", str(tmp_path / "passkey.json"), fails=2)["error"]
+    assert "is not JSON" in error["sentence"]
+
+
 def test_a_damaged_draft_or_one_of_another_version_is_not_signed(terminal, silo):
     terminal("trust", "new-key", "--person", "Ben", by="Ben")
     path = trust_changes.draft_path(silo.config)
