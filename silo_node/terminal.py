@@ -87,8 +87,8 @@ def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output, nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+    """One JSON object on one line of standard output, nothing else; escaped, so that a name in it steers no terminal."""
+    sys.stdout.write(json.dumps(value, sort_keys=True).replace("\x7f", "\\u007f") + "\n")
 
 
 def folder_and(folder: Path | None, value: str) -> tuple[Path | None, str]:
