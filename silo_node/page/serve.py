@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -15,7 +16,10 @@ from silo_node.page.accounts import Accounts
 
 
 def serve(config: Config) -> None:
-    """Until SIGTERM or SIGINT. Raises: UsageError where the address is taken or the certificate is missing."""
+    """Until SIGTERM or SIGINT, then the process ends.
+
+    Raises: UsageError where the address is taken or the certificate is missing.
+    """
     # HTTP only; no other protocol, no access log: addresses name studies, and a log of readers is nobody's wish.
     from granian.constants import HTTPModes, Interfaces
     from granian.server.embed import Server
@@ -52,6 +56,9 @@ def serve(config: Config) -> None:
         asyncio.run(run())
     finally:
         accounts.close()
+    # The server's own threads may still be ending, and one that meets Python's clean-up aborts the process.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _free(host: str, port: int) -> None:

@@ -65,7 +65,7 @@ def test_a_card_out_of_memory_is_a_refusal_with_its_reason(
 
     monkeypatch.setattr(networks, "load", full)
     state = initial_state(trainer.build_table(plan), 1)
-    with pytest.raises(TrainingError, match="more memory than this node has") as caught:
+    with pytest.raises(TrainingError, match="more memory than this node's graphics card has") as caught:
         trainer.run(plan, state, cohort_of(), folder=tmp_path / "cache", purpose="train", seed=1)
     assert caught.value.code == "OUT_OF_MEMORY"
 
