@@ -30,7 +30,7 @@ Examples:
 
     silo scan --data /mnt/export --pixels  # try a folder before anything is set up; decode each picture too
 
-    silo scan /srv/silo --json  # one JSON object a file, for a script
+    silo scan /srv/silo --json  # one JSON object a file, for a script; "ok" means by its header, with --pixels decoded too
 """
 
 

@@ -151,7 +151,8 @@ def scan(
             gone.discard(path)
             # A file whose read failed for a reason outside the file, or which was not opened, is tried again.
             same = before is not None and before[:2] == (size, mtime) and before[3] not in _TRIED_AGAIN
-            if same and reader == str(header.VERSION):
+            left = before is not None and opt_out is not None and before[2] in opt_out  # since the file was read
+            if same and not left and reader == str(header.VERSION):
                 unchanged += 1
             elif problem is not None:
                 rows.append((path, size, mtime, *(None,) * 9, problem))
