@@ -1,7 +1,6 @@
 """What a hospital installs: its node in the network, the silo. It runs behind the hospital's firewall and opens no port.
 
-    cli.py, commands_*.py   `silo init | enrol | scan | steward | trust | policy | approve | resume | run | status`
-    cli.py, commands_*.py   `silo init | enrol | scan | steward | policy | approve | resume | run | status | doctor`
+    cli.py, commands_*.py   `silo ...`: one file a group of commands; terminal.py is what they share
     config.py, keys.py      the folder of a silo: silo.toml, its keys, what was pinned at enrolment
     sync.py                 `silo run`: waits for assignments, acts at once, answers
     round_runner.py         one round, from the announcement to the next model's digest
@@ -24,6 +23,8 @@
     migrations.py           the SQLite files from one version of the software to the next
     hours.py, backoff.py    when it may train, and how long it waits after a failure
     health.py, systemd.py   how others learn that it lives; key_rotation.py: a new key for it
+    evidence_export.py      the log and what left, for an auditor
+    page/                   the node's own page, on this machine
     pacs/                   images from the hospital's PACS, asked for or sent
     imaging/, consent/, training/       the data, who consented, and the learning
 
