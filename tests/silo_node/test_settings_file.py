@@ -1,4 +1,4 @@
-"""The silo.toml that `silo init` writes: it can be loaded as it is, names every setting, and each shown default is the default."""
+"""The silo.toml that `silo init` writes: it is loaded as it is, and names every setting with its default."""
 
 from __future__ import annotations
 
