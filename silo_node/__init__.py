@@ -23,6 +23,8 @@
     migrations.py           the SQLite files from one version of the software to the next
     hours.py, backoff.py    when it may train, and how long it waits after a failure
     health.py, systemd.py   how others learn that it lives; key_rotation.py: a new key for it
+    evidence_export.py      the log and what left, for an auditor
+    page/                   the node's own page, on this machine
     pacs/                   images from the hospital's PACS, asked for or sent
     imaging/, consent/, training/       the data, who consented, and the learning
 

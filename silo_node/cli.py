@@ -95,6 +95,8 @@ def init(
     with errors_shown(as_json):
         if folder is None:
             raise UsageError("name the folder to make, or set SILO_HOME")
+        if folder.expanduser().exists() and not folder.expanduser().is_dir():
+            raise UsageError(f"{folder} is there already and is no folder: name another one")
         _write_settings(folder, name=name, portal=portal, data=data, ask=not as_json and os.isatty(0))
         config = config_of(folder)
         from silo_node.keys import Keys

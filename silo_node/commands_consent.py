@@ -241,6 +241,8 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_
             "silo.toml names a source of consents in [consent]: put them there, or remove its `source` and import; "
             "`--dry-run` only checks"
         )
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder")
     found = sources.read(path)
     by_patient, unassigned = registry.assign(found, registry.patients_of(config, found))
     facts: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ Examples:
 
     silo scan --data /mnt/export --pixels  # try a folder before anything is set up; decode each picture too
 
-    silo scan /srv/silo --json  # one JSON object a file, for a script
+    silo scan /srv/silo --json  # one JSON object a file, for a script; "ok" means by its header, with --pixels decoded too
 """
 
 
@@ -93,8 +94,9 @@ def _place(folder: Path | None, data: Path | None) -> Iterator[tuple[Path, Path,
     if not data.is_dir():
         raise UsageError(f"{data}: there is no such folder")
     with tempfile.TemporaryDirectory(prefix="silo-scan-") as kept:
-        # Where a silo is named too, its opt-out list holds for this folder as well.
-        yield data.resolve(), Path(kept) / "index.db", config_of(folder) if folder is not None else None
+        # Where a silo is named too, its opt-out list holds for this folder as well. SILO_HOME may name one yet to be made.
+        named = folder is not None and (folder.exists() or str(folder) != os.environ.get("SILO_HOME"))
+        yield data.resolve(), Path(kept) / "index.db", config_of(folder) if named else None
 
 
 @contextmanager

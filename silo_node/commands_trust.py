@@ -251,7 +251,7 @@ def _entries(path: Path | None) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'is not JSON'}") from None
     if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
         raise UsageError(f"{path}: must be an object {{keyid: entry}}")

@@ -407,6 +407,10 @@ class Config:
                 values: dict[str, Any] = tomllib.load(file)
         except FileNotFoundError:
             raise UsageError(f"{path} does not exist: make a silo with `silo init {folder} --name ...`") from None
+        except OSError as error:
+            raise UsageError(f"{path} can't be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{path} is not UTF-8 text: save it as UTF-8") from None
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{path}: not TOML: {error}") from None
         _overlay(values, os.environ if environment is None else environment)

@@ -84,10 +84,12 @@ def edit_path(config: Config) -> Path:
 
 def edited(config: Config) -> dict[str, Any]:
     """Let the person at the terminal change the policy with $VISUAL or $EDITOR. Raises: UsageError."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    if editor == "vi" and not os.isatty(0):
+        raise UsageError("there is no terminal for an editor: use --set NAME=VALUE, or `silo policy --file`")
     path = edit_path(config)
     if not path.exists():
         write_bytes(path, as_text(content(config)).encode())
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     try:
         done = subprocess.run([*shlex.split(editor), str(path)], check=False)
     except (OSError, ValueError) as error:

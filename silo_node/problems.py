@@ -97,6 +97,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Wait until the round has ended, then do it again.", ("ROUND_OPEN",)),
     # --- images and labels
     ("Check `data` in silo.toml, and that its drive is mounted.", ("DATA_FOLDER_MISSING", "DATA_FOLDER_EMPTY")),
+    ("Rename the folder whose name is not UTF-8.", ("DATA_FOLDER_NAME",)),
     (
         "Let the silo's user read the folder: `namei -l` on its path shows where the right is missing.",
         ("DATA_FOLDER_UNREADABLE",),

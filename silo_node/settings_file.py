@@ -25,6 +25,9 @@ data = {data}
 # Keep a copy of every message that leaves, in sent/, to look at.
 # keep_copies = false
 
+# Talk to a portal on another machine without TLS: anybody on the way could read the requests. Leave it.
+# unsafe_plain_http = false
+
 [broker]
 # A Redis or Valkey of your own: redis://, rediss:// or redis+socket://. Empty: this silo starts its own.
 # url = ""
@@ -32,20 +35,73 @@ data = {data}
 [training]
 # CPU threads of one training.
 threads = 1
+# "cpu", "cuda", "cuda:1"; auto: the first graphics card, or the CPU.
+# device = "auto"
+# How far training yields to everything else on this machine, 0 to 19.
+# nice = 5
 # Networks that may train here, such as ["densenet"]; empty: all that the software knows.
 # networks = []
 # A network that reads no image, for measuring only.
 allow_constant = false
 
+[hours]
+# When this machine may train, in its local time, such as "20:00-06:00"; empty: always.
+# train = ""
+
 [limits]
-# How old the index of the images may get before the folder is read again, minutes.
+# How old the index of the images may get before the folder is read again, minutes; how often new files are looked for, seconds.
 # scan_minutes = 60
+# watch_seconds = 60.0
 # How old the last good reading of the opt-out list may get before rounds are refused, hours (24 at most).
 # opt_out_hours = 24
 # Free disk space below which rounds are refused, MB.
 # free_mb = 200
-# How long one request to the portal is tried again, seconds.
+# Decoded pictures, GB; copies of what left, MB; each log, MB. The oldest go first.
+# cache_gb = 50
+# sent_mb = 5000
+# logs_mb = 100
+# How long one question waits at the portal, one request is tried again, and between two signs of life in a round, seconds.
+# poll = 25
 # retry = 60
+# heartbeat = 3.0
+
+[page]
+# The node's own page, for this machine only. Other machines reach it with a certificate and an internal name alone.
+# off = false
+# host = "127.0.0.1"
+# port = 8765
+# name = ""
+# tls_cert = ""
+# tls_key = ""
+
+[label_source]
+# "csv": labels.csv. "sr": DICOM structured reports beside the images; the codes are those of such a report.
+# source = "csv"
+# finding = ""
+# present = "SCT:52101004"
+# absent = "SCT:2667000"
+
+[consent]
+# Patients' consents in FHIR R4: "folder", "file" or "server"; docs/consent.md. Empty: only the opt-out list is looked at.
+# source = ""
+# path = ""
+# url = ""
+# token_file = ""
+# identifier_system = ""
+# map = ""
+# max_age_hours = 24
+# codes = ["urn:oid:2.16.840.1.113883.3.1937.777.24.5.3|2.16.840.1.113883.3.1937.777.24.5.3.8"]
+# purposes = ["http://terminology.hl7.org/CodeSystem/v3-ActReason|HRESCH"]
+
+# Images from the PACS: take the # away from a table's name too; docs/pacs.md has all their settings.
+# [dicomweb]
+# url = "https://pacs.hospital.example/dicom-web"
+# query = {{Modality = "CR"}}
+#
+# [receiver]
+# port = 11112
+# ae_title = "SILO"
+# peers = [{{ae_title = "PACS", host = "10.0.0.5"}}]
 """
 
 

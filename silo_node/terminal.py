@@ -52,6 +52,12 @@ def errors_shown(as_json: bool = False) -> Iterator[None]:
     except SiloError as error:
         _show(error, as_json)
         raise typer.Exit(error.exit_code) from None
+    except typer.Abort:
+        unanswered = UsageError(
+            "a question was not answered: without a terminal use --yes and --passphrase-file", "ABORTED"
+        )
+        _show(unanswered, as_json)
+        raise typer.Exit(unanswered.exit_code) from None
     except (OSError, sqlite3.Error) as error:
         found = _about_the_folder(error)
         if found is None:
@@ -81,8 +87,8 @@ def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output, nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+    """One JSON object on one line of standard output, nothing else; escaped, so that a name in it steers no terminal."""
+    sys.stdout.write(json.dumps(value, sort_keys=True).replace("\x7f", "\\u007f") + "\n")
 
 
 def folder_and(folder: Path | None, value: str) -> tuple[Path | None, str]:

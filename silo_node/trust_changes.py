@@ -228,11 +228,7 @@ def differences(before: Trust, document: Mapping[str, Any]) -> list[str]:
             f"New: a {'passkey' if where else 'key'} of {after[name]['person']}{where}, {name[:16]}..., until "
             f"{after[name]['not_after'][:10]}."
         )
-        if after[name].get("page") == "portal":
-            said.append(
-                f"It is used on a page that the portal serves, so the portal decides what {after[name]['person']} sees. Each "
-                f'such decision will say "{ON_PORTAL_PAGE}". It counts for studies only, not for policy or trust.'
-            )
+        said += _about_portal_page(after[name])
     said += [
         f"Gone: the key {name[:16]}... of {before.keys[name].person}."
         for name in sorted(before.keys.keys() - after.keys())
@@ -245,10 +241,38 @@ def differences(before: Trust, document: Mapping[str, Any]) -> list[str]:
             )
         if after[name]["person"] != before.keys[name].person:
             said.append(f"The key {name[:16]}... is {after[name]['person']}'s, no longer {before.keys[name].person}'s.")
+        said += _moved(name, before.keys[name], after[name])
     needed = document["roles"][STEWARD]
     if needed != before.roles[STEWARD]:
         said.append(f"From now on {needed} people must agree, instead of {before.roles[STEWARD]}.")
     return said or ["Nothing changes but the version's number."]
+
+
+def _moved(name: str, before: TrustedKey, after: Mapping[str, Any]) -> list[str]:
+    """How a passkey's use changes; its keyid is of its public key alone, so it stays."""
+    passkey, said = before.passkey, []
+    if passkey is None:
+        return []
+    if (after["origin"], after["rp_id"]) != (passkey.origin, passkey.rp_id):
+        said.append(
+            f"The passkey {name[:16]}... of {before.person} is used on {after['origin']} (for the name {after['rp_id']}), no "
+            f"longer on {passkey.origin} (for {passkey.rp_id})."
+        )
+    if (after.get("page") == "portal") != before.on_portal_page:
+        said += _about_portal_page(after) or [f"The passkey {name[:16]}... is no longer used on a page of the portal."]
+    if unb64(after["credential"]) != passkey.credential:
+        said.append(f"The passkey {name[:16]}... of {before.person} is asked for by another credential id.")
+    return said
+
+
+def _about_portal_page(entry: Mapping[str, Any]) -> list[str]:
+    """What it means that the portal serves the page of a passkey; nothing for a page of the silo's own."""
+    if entry.get("page") != "portal":
+        return []
+    return [
+        f"It is used on a page that the portal serves, so the portal decides what {entry['person']} sees. Each "
+        f'such decision will say "{ON_PORTAL_PAGE}". It counts for studies only, not for policy or trust.'
+    ]
 
 
 def _draft(before: Trust, envelope: Envelope) -> Draft:

@@ -45,12 +45,15 @@ def answers(path: Path) -> list[Answer]:
     cases = content.get("cases") if isinstance(content, dict) else None
     if not isinstance(cases, list):
         raise UsageError(f"{path} has no list `cases`")
+    for number, case in enumerate(cases, 1):
+        if not isinstance(case, dict) or not isinstance(case.get("consents"), list):
+            raise UsageError(f"{path}, case {number}: needs consents, a list")
     usual = _usual(cases)
     found = []
     for number, case in enumerate(cases, 1):
         try:
             found.append(_answer({**content, **case}, f"case {number}", usual))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"{path}, case {number}: needs consents, opt_out, query, now and default ({error})"
             ) from None
@@ -58,7 +61,7 @@ def answers(path: Path) -> list[Answer]:
 
 
 def _usual(cases: list[Any]) -> str | None:
-    bodies = [body for case in cases if isinstance(case, dict) for body in case.get("consents", ())]
+    bodies = [body for case in cases for body in case["consents"]]
     named = Counter(
         record.subject.reference
         for record in (fhir.parse(body) for body in bodies if isinstance(body, dict))

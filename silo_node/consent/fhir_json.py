@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, NoReturn
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of one file or one page."""
 MAX_DEPTH: Final = 64
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonFault(ValueError):
@@ -31,6 +33,11 @@ def decode(data: bytes) -> Any:
     except ValueError:
         raise JsonFault("holds a number that is too long") from None
     check_depth(value)
+    if _SURROGATE.search(data) is not None:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise JsonFault("holds half of a character (a lone surrogate)") from None
     return value
 
 

@@ -68,8 +68,13 @@ def _page(client: httpx.Client, url: str, found: Found, where: str, end: float) 
         return None
     if not isinstance(link, str) or not link:
         raise _fault(f"{where} has a next link that is none")
-    following = urljoin(url, link)
-    if _origin(following) != _origin(url):
+    try:
+        following = urljoin(url, link)
+        following.encode()  # half a surrogate pair is in no address
+        elsewhere = _origin(following) != _origin(url)
+    except ValueError:
+        raise _fault(f"{where} has a next link that is none") from None
+    if elsewhere:
         raise _fault(f"{where} leads to another server; a search stays on its own")
     return following
 

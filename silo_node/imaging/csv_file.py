@@ -6,8 +6,10 @@ Errors name the file and the line, never a cell's content: a cell may hold a pat
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,10 @@ def read(path: Path, *, code: str, what: str) -> Table:
     another number of cells than the header, two columns of one name).
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")  # a pipe would be waited for, a device never ends
         raw = path.read_bytes() if size <= MAX_BYTES else b""
     except OSError as error:
         reason = error.strerror or "unknown reason"

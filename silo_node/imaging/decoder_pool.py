@@ -31,6 +31,7 @@ SECONDS = 20.0  # that one file may take
 _GRACE = 10.0  # after which a worker that does not even heed its alarm is ended
 _STARTING = 120.0  # until a worker has loaded its libraries on a busy machine
 _AHEAD = 8  # files given to a worker before its first answer: it never waits for us
+_NAMES = 2**15  # bytes of their names, which wait in its pipe: full, we would wait for it, and it for us
 _FEW = 64  # files for which a second worker is not worth its start
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -100,7 +101,7 @@ class DecoderPool:
         worker: _Worker | None = None
         try:
             while True:
-                while len(hands) < _AHEAD and (path := _next(waiting)) is not None:
+                while _has_room(hands) and (path := _next(waiting)) is not None:
                     hands.append(path)
                     if worker is not None:
                         worker.ask(path)
@@ -127,6 +128,11 @@ class DecoderPool:
                 return worker
             worker.close()
         return _Worker(self._job, *self._limits)
+
+
+def _has_room(hands: deque[Path]) -> bool:
+    """Whether one more file may be given; JSON takes up to six bytes for one of a name."""
+    return len(hands) < _AHEAD and 6 * sum(len(os.fsencode(path)) for path in hands) < _NAMES
 
 
 def _next(waiting: deque[Path]) -> Path | None:

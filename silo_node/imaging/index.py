@@ -59,7 +59,7 @@ WORTH_ANOTHER_TRY = frozenset({"PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY"}
 BUSY_SECONDS = 30.0  # how long one scan waits for another
 _BATCH = 1000
 _TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
-_SKIPPED_SUFFIXES = frozenset({".csv", ".md", ".txt", ".json", ".toml"})
+_SKIPPED_SUFFIXES = frozenset({".csv"})
 STEPS = (
     (
         "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -123,12 +123,14 @@ def scan(
     inbox: a second root, with whose its files are; these stand in the index by their absolute paths.
 
     Raises ScanError `DATA_FOLDER_MISSING`, `DATA_FOLDER_EMPTY` (no file at all: a network drive that is not mounted
-    must not empty the index), `INDEX_DAMAGED`, `INDEX_BUSY`, `DISK_FULL`.
+    must not empty the index), `DATA_FOLDER_NAME`, `INDEX_DAMAGED`, `INDEX_BUSY`, `DISK_FULL`.
     """
     began = time.perf_counter()
     root = Path(data_folder).resolve()
     if not root.is_dir():
         raise ScanError("DATA_FOLDER_MISSING", "The data folder is not there: check `data` in silo.toml.")
+    if not _is_text(str(root)):
+        raise ScanError("DATA_FOLDER_NAME", "The data folder's path is not UTF-8: rename what is not in it.")
     opened = unchanged = 0
     with closing(_open(Path(index_db))) as db, _damage_named():
         reader = _made_by(db)
@@ -149,7 +151,8 @@ def scan(
             gone.discard(path)
             # A file whose read failed for a reason outside the file, or which was not opened, is tried again.
             same = before is not None and before[:2] == (size, mtime) and before[3] not in _TRIED_AGAIN
-            if same and reader == str(header.VERSION):
+            left = before is not None and opt_out is not None and before[2] in opt_out  # since the file was read
+            if same and not left and reader == str(header.VERSION):
                 unchanged += 1
             elif problem is not None:
                 rows.append((path, size, mtime, *(None,) * 9, problem))
@@ -252,7 +255,8 @@ def _walk(root: Path) -> Iterator[tuple[str, int, int, str | None]]:
 
     Nothing is opened, and no link is followed that leads out of the folder: `problem` says so.
     """
-    for folder, inner, names in os.walk(root):
+    closed: list[Path] = []
+    for folder, inner, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
         here = Path(folder)
         links = [name for name in inner if (here / name).is_symlink()]
         inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in links)
@@ -264,11 +268,29 @@ def _walk(root: Path) -> Iterator[tuple[str, int, int, str | None]]:
             if found is None:
                 continue
             path = below + name
-            try:
-                path.encode()
-            except UnicodeEncodeError:  # bytes that are no UTF-8: no database, list or page could name the file
-                path, found = os.fsencode(path).decode("utf-8", "backslashreplace"), (*found[:2], "BAD_NAME")
+            if not _is_text(path):
+                path, found = _as_text(root, path), (*found[:2], "BAD_NAME")
             yield path, *found
+    for each in closed:  # what is in there may be whole series: not to be missed in silence
+        if each != root:
+            path = each.relative_to(root).as_posix()
+            yield path if _is_text(path) else _as_text(root, path), 0, 0, "UNREADABLE"
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8: no database, list or page could name the file
+        return False
+    return True
+
+
+def _as_text(root: Path, path: str) -> str:
+    """A name for what has none in UTF-8; one that no other file below `root` has."""
+    shown = os.fsencode(path.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+    while os.path.lexists(root / shown):
+        shown += "\\"
+    return shown
 
 
 def _look(root: Path, path: Path, *, is_folder: bool) -> tuple[int, int, str | None] | None:

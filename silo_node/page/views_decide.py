@@ -179,7 +179,7 @@ def _number(form: dict[str, str], name: str) -> int | None:
     text = form.get(name, "").strip()
     if not text:
         return None
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:12]) == int(text):
+    if not text.isascii() or not text.isdecimal() or len(text) > 12 or int(text) == 0:
         raise UsageError(f"{name.replace('_', ' ')}: must be a whole number above zero")
     return int(text)
 

@@ -51,7 +51,7 @@ class SiloUnderTest:
 
     def settings(self, text: str, limits: str = "poll = 5\nretry = 5\nfree_mb = 0\n", training: str = "") -> None:
         (self.folder / "silo.toml").write_text(
-            f"{text}[training]\nallow_constant = true\n{training}\n[limits]\n{limits}\n[page]\noff = true\n"
+            f"{text}[training]\nallow_constant = true\n{training}\n[page]\noff = true\n\n[limits]\n{limits}"
         )
 
     @property

@@ -179,6 +179,59 @@ def test_errors_as_json_are_one_object(tmp_path, fresh):
     assert json.loads(done.stdout)["error"]["code"] == "USAGE"
 
 
+@pytest.mark.parametrize("command", ["status", "doctor", "run"])
+def test_settings_that_are_no_text_are_named(fresh, command):
+    fresh.folder.mkdir(parents=True)
+    settings = fresh.folder / "silo.toml"
+    settings.write_bytes('name = "m\u00fcnchen"'.encode("latin-1"))
+    done = fresh.command(command, str(fresh.folder))
+    assert done.returncode in (1, 2) and "not UTF-8 text" in done.stdout + done.stderr
+    settings.unlink()
+    settings.mkdir()
+    done = fresh.command(command, str(fresh.folder))
+    assert done.returncode in (1, 2) and "can't be read" in done.stdout + done.stderr
+
+
+def test_a_silo_is_not_made_where_a_file_is(tmp_path, fresh):
+    (tmp_path / "file").touch()
+    done = fresh.command("init", str(tmp_path / "file"), "--name", "a", "--portal", "https://a.example", "--data", "/a")
+    assert (done.returncode, "is no folder" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_folder_is_tried_before_the_silo_of_the_environment_is_made(tmp_path, fresh):
+    assert not fresh.folder.exists()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "notes.txt").touch()
+    done = fresh.command("scan", "--data", str(tmp_path / "images"), "--json")
+    assert (done.returncode, json.loads(done.stdout)["reason"]) == (0, "NOT_DICOM"), (
+        done.stderr
+    )  # a row also for what is no image by its name
+    assert fresh.command("scan", str(tmp_path / "other"), "--data", str(tmp_path / "images")).returncode == 2
+
+
+def test_a_path_to_import_that_is_not_there_is_named(silo, tmp_path):
+    done = silo.command("consent", "import", str(tmp_path / "none"), "--folder", str(silo.folder))
+    assert (done.returncode, f"{tmp_path / 'none'}: there is no such" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_question_without_a_terminal_is_an_error_with_a_sentence_and_nothing_is_signed(silo, passphrase):
+    before = (silo.folder / "policy.json").read_bytes()
+    done = silo.command(
+        "policy", "edit", str(silo.folder), "--set", "limits.min_cohort=20",
+        "--passphrase-file", str(passphrase), "--json", input="",
+    )  # fmt: skip
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "ABORTED"), done.stderr
+    assert (silo.folder / "policy.json").read_bytes() == before
+
+
+def test_no_editor_is_opened_without_a_terminal(silo, monkeypatch):
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    done = silo.command("policy", "edit", str(silo.folder), input="")
+    assert (done.returncode, "no terminal" in done.stderr) == (2, True), done.stderr
+    assert not (silo.folder / "policy.edit.json").exists()
+
+
 def test_no_folder_is_a_usage_error(silo):
     import os
     import subprocess

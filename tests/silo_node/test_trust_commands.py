@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from protocol.approval import open_trust
-from protocol.canonical import decode
+from protocol.canonical import b64, decode
 from protocol.signing import Envelope
 from protocol.trust import TRUST_TYPE
 from silo_node import decisions, documents, status, trust_changes
@@ -164,6 +164,31 @@ def test_a_passkey_comes_in_by_a_file_and_one_of_the_portals_page_must_say_so(te
     terminal("trust", "apply")
     remarks = {each["keyid"]: each["remark"] for each in terminal("trust", "show")["keys"]}
     assert remarks[own.passkey.keyid] is None and remarks[portals.passkey.keyid] == "decided on the portal's page"
+
+
+def test_a_passkey_that_moves_to_another_page_is_said_before_anybody_signs(terminal, silo, portal, tmp_path):
+    """Its keyid is of its public key alone: origin, name and credential can change under the same keyid."""
+    own = SoftwarePasskey(origin="http://localhost:8765", rp_id="localhost")
+    file = tmp_path / "passkey.json"
+    file.write_text(json.dumps({own.passkey.keyid: own.entry("Ben")}))
+    terminal("trust", "propose", "--add", str(file))
+    terminal("trust", "sign", "--yes", by="Dr. Steward")
+    terminal("trust", "apply")
+    host = portal.address.replace("127.0.0.1", "localhost")
+    (silo.folder / "silo.toml").write_text((silo.folder / "silo.toml").read_text().replace(portal.address, host))
+    moved = own.entry("Ben", origin=host, page="portal", credential=b64(b"another"))
+    file.write_text(json.dumps({own.passkey.keyid: moved}))
+    changes = terminal("trust", "propose", "--add", str(file))["draft"]["changes"]
+    assert any(host in each and "http://localhost:8765" in each for each in changes), changes
+    assert any("a page that the portal serves" in each for each in changes), changes
+    assert any("credential" in each for each in changes), changes
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "\udcff"])
+def test_a_file_with_a_key_that_is_no_json_is_said_to_be(terminal, tmp_path, text):
+    (tmp_path / "passkey.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    error = terminal("trust", "propose", "--add", str(tmp_path / "passkey.json"), fails=2)["error"]
+    assert "is not JSON" in error["sentence"]
 
 
 def test_a_damaged_draft_or_one_of_another_version_is_not_signed(terminal, silo):

@@ -230,6 +230,10 @@ def test_cases_say_what_is_wrong_with_them(tmp_path):
         ("{", "is not JSON"),
         ("[]", "no list `cases`"),
         ('{"cases": [{}]}', "case 1: needs consents"),
+        ('{"cases": [5]}', "case 1: needs consents"),
+        ('{"cases": [{"consents": 5}]}', "case 1: needs consents"),
+        ('{"query": {}, "now": "2026-11-23", "cases": [{"consents": [5]}]}', "case 1: needs consents"),
+        ('{"query": 5, "now": "2026-11-23", "cases": [{"consents": []}]}', "case 1: needs consents"),
     ):
         path.write_text(content)
         with pytest.raises(UsageError, match=words):

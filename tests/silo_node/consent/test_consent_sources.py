@@ -271,6 +271,14 @@ def test_a_search_never_leaves_its_server(fhir_server, following):
     assert len(fhir_server.asked) == 1
 
 
+@pytest.mark.parametrize("following", ["http://[bad", "//[::1", "?x=\ud800", "http://localhost:x/"])
+def test_a_next_link_that_is_no_address_ends_the_search_with_its_reason(fhir_server, following):
+    fhir_server.page(START, consent(gics()), following=following)
+    with pytest.raises(ConsentError, match="page") as caught:
+        ask(fhir_server)
+    assert following not in caught.value.sentence and caught.value.code == "CONSENT_SERVER"
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -320,3 +328,13 @@ def test_no_proxy_ever_sees_a_consent(fhir_server, monkeypatch):
     fhir_server.page(START, consent(gics()))
     assert len(ask(fhir_server).consents) == 1
     assert urlsplit(fhir_server.asked[0][0]).netloc == ""
+
+
+@pytest.mark.parametrize("body", [{"id": "\ud800"}, {"a": [{"\udfff": 1}]}])
+def test_half_a_surrogate_pair_is_refused_when_it_is_read(tmp_path, body):
+    """It can be hashed and written nowhere: a patient's id of it would stop every round without a reason."""
+    write(tmp_path / "a.json", {"resourceType": "Patient", **body})
+    found = sources.read(tmp_path)
+    assert [problem.what for problem in found.problems] == ["holds half of a character (a lone surrogate)"]
+    write(tmp_path / "a.json", {"resourceType": "Patient", "id": "\U0001f600"})
+    assert not sources.read(tmp_path).problems

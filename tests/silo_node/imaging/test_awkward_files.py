@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -19,7 +22,7 @@ from pydicom.data import get_testdata_file
 
 from silo_node.imaging import bounded, decode, header, index
 from silo_node.imaging.decoder_pool import DecoderPool
-from silo_node.imaging.errors import PixelError
+from silo_node.imaging.errors import PixelError, ScanError
 from tests.silo_node.imaging import awkward
 
 
@@ -56,6 +59,41 @@ def test_a_file_whose_name_is_not_text_is_a_row_and_stops_nothing(tmp_path: Path
     (folder / "bad.dcm").write_bytes((folder / "good.dcm").read_bytes())
     Path(bytes(folder / "bad.dcm").decode()).rename(folder / b"b\xe4d.dcm".decode("utf-8", "surrogateescape"))
     assert _rows(folder, tmp_path / "index.db") == {"good.dcm": None, "b\\xe4d.dcm": "BAD_NAME"}
+
+
+def test_a_name_that_is_not_text_takes_no_other_files_place(tmp_path: Path) -> None:
+    """It is shown with backslashes, as another file may really be called."""
+    folder = tmp_path / "data"
+    awkward.image(folder / "a\\xff.dcm")
+    for name in (b"a\xff.dcm", b"b\\xff\xff.dcm", b"b\xff\xff.dcm", b"\xff" * 240):
+        (folder / name.decode("utf-8", "surrogateescape")).touch()
+    found = _rows(folder, tmp_path / "index.db")
+    assert found.pop("a\\xff.dcm") is None
+    assert list(found.values()) == ["BAD_NAME"] * 4
+
+
+def test_a_folder_whose_name_is_not_text_is_refused_with_its_reason(tmp_path: Path) -> None:
+    awkward.image(tmp_path / "data" / "a.dcm")
+    named = tmp_path / b"d\xff".decode("utf-8", "surrogateescape")
+    (tmp_path / "data").rename(named)
+    with pytest.raises(ScanError) as caught:
+        index.scan(named, tmp_path / "index.db")
+    assert caught.value.code == "DATA_FOLDER_NAME" and "rename" in caught.value.sentence
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data"
+    awkward.image(folder / "a.dcm")
+    awkward.image(folder / "closed" / "b.dcm")
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert _rows(folder, tmp_path / "index.db") == {"a.dcm": None, "closed": "UNREADABLE"}
 
 
 def test_a_folder_of_hostile_files_tells_no_name_anywhere(tmp_path: Path) -> None:

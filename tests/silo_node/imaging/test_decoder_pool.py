@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,3 +117,17 @@ def test_the_cache_goes_on_after_a_crash(tmp_path: Path, dicom: Dicom, faulty: N
     store = Cache(tmp_path / "cache", "sha256:" + "ab" * 32, size=(8, 8))
     assert store.fill(items) == {files[1]: "PIXELS_CRASHED"}
     assert len(store.open([items[0], items[2]])) == 2
+
+
+def test_files_with_long_names_do_not_stop_the_pool(tmp_path: Path, dicom: Dicom) -> None:
+    """A worker that writes a large picture does not read; more names than its pipe holds would wait for it for ever."""
+    folder = tmp_path.joinpath(*["\x01" * 250] * 12)
+    picture = np.zeros((16, 16), np.uint16)
+    paths = [dicom(folder / f"{number}.dcm", picture) for number in range(8)]
+    found: list[object] = []
+    with DecoderPool(size=(512, 512), workers=1) as pool:
+        thread = threading.Thread(target=lambda: found.extend(pool.decode(paths)), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive(), "the pool waits for its worker, and the worker for the pool"
+    assert len(found) == 8

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,23 @@ def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
     missing = scan("--data", tmp_path / "nowhere")
     assert missing.exit_code == 2 and "there is no such folder" in missing.output
+
+
+def test_a_list_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "data" / "a.dcm", np.zeros((4, 4), np.uint8))
+    os.mkfifo(tmp_path / "data" / "labels.csv")
+    command = [sys.executable, "-m", "silo_node.cli", "scan", "--data", str(tmp_path / "data"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and "no regular file" in done.stdout
+
+
+def test_no_files_name_steers_the_terminal_or_breaks_a_line_of_json(tmp_path: Path, dicom: Dicom) -> None:
+    names = {"\x1b[2J.dcm", "\x9b2J.dcm", "a\nb.dcm", "a\u2028b.dcm", "\u202egpj.dcm", "ü.dcm"}
+    for name in names:
+        dicom(tmp_path / "data" / name, np.zeros((4, 4), np.uint8))
+    done = scan("--data", tmp_path / "data", "--json")
+    assert all(line.isprintable() for line in done.stdout.split("\n"))
+    assert {json.loads(line)["path"] for line in done.stdout.splitlines()} == names
 
 
 def test_a_silos_opt_out_list_holds_for_another_folder_too(

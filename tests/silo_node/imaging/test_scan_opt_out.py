@@ -100,3 +100,17 @@ def test_the_index_alone_keeps_unknown_files_closed(config: Config, hospital: Pa
     assert images(opened) == set()
     index.scan(hospital, config.index_db, labels=listed, opt_out=registry)
     assert [file.path.name for file in index.files(config.index_db) if file.problem] == ["3.dcm"]
+
+
+def test_who_opts_out_after_a_scan_is_shown_so_and_shown_again_when_the_entry_goes(
+    config: Config, watched: Callable
+) -> None:
+    scanning.scan(config)
+    (config.folder / "opt_out.csv").write_text("PatientID,date\nP3,2026-01-01\nP5,2026-02-01\n")
+    with watched() as opened:
+        report = scanning.scan(config)
+    assert images(opened) == set()
+    assert (report.problems, report.patients) == ({"OPTED_OUT": 2}, 8)
+    (config.folder / "opt_out.csv").write_text("PatientID,date\nP3,2026-01-01\n")
+    report = scanning.scan(config)
+    assert (report.problems, report.patients) == ({"OPTED_OUT": 1}, 9)

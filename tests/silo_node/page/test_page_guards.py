@@ -10,6 +10,7 @@ import pytest
 from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
 from silo_node.page import accounts as module
+from silo_node.page import views_decide
 from silo_node.page.accounts import SESSION_SECONDS, Accounts
 from silo_node.page.app import MOST_FORM, make_app
 from tests.silo_node.page.conftest import BASE, PASSWORD, PageUnderTest, Visitor
@@ -102,6 +103,20 @@ def test_the_sign_in_form_needs_its_token_too(page: PageUnderTest):
 def test_a_form_that_is_too_long_is_not_read(page: PageUnderTest):
     visitor = page.visitor("it")
     assert visitor.post("/policy", policy="x" * MOST_FORM).status_code == 413
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000])
+def test_a_number_of_many_digits_is_no_fault_of_the_program(page: PageUnderTest, digits: str):
+    """Python refuses to read a number of more than 4,300 digits."""
+    page.silo.portal.make_study()
+    study = page.silo.portal.manifest.study
+    visitor = page.visitor("steward")
+    assert visitor.get(f"/images?page={digits}").status_code == 200
+    assert visitor.get(f"/sent?page={digits}").status_code == 200
+    with pytest.raises(UsageError, match="max rounds"):
+        views_decide._number({"max_rounds": digits}, "max_rounds")
+    visitor.get(f"/studies/{study}")
+    assert visitor.post(f"/studies/{study}/decide", decision="approve", max_rounds=digits).status_code == 400
 
 
 def test_only_forms_are_read(page: PageUnderTest):
