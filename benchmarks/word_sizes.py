@@ -39,7 +39,7 @@ from protocol.model_state import ModelState
 from protocol.secure_aggregation.quantise import clip, quantise
 from protocol.secure_aggregation.scales import FixedPoint, Segments
 from protocol.secure_aggregation.words import Lanes, lane, signed
-from silo_node import error_feedback
+from silo_node.rounds import error_feedback
 from silo_node.training.trainer import round_seed
 
 FLOAT = "float32"
@@ -69,7 +69,7 @@ one sum": length of what words change in it, over its length.
 - "{follow}": `fraction_bits` is null, so each tensor's scale comes from the last sum of the same row
   (`protocol/secure_aggregation/scales.py`), and the binary places are the least and the most of any tensor in any round. "Error
   feedback": a silo adds what rounding and cutting took from its last update to the next one before clipping
-  (`silo_node/error_feedback.py`), so one sum also has the last one's rounding in it.
+  (`silo_node/rounds/error_feedback.py`), so one sum also has the last one's rounding in it.
 """
 
 

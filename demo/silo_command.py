@@ -18,7 +18,13 @@ from demo.processes import ProcessFailed
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["demo.silo_command", "silo_node.cli", "silo_node.approvals", "silo_node.scanning", "silo_node.imaging.index"]
+    [
+        "demo.silo_command",
+        "silo_node.cli",
+        "silo_node.steward.approvals",
+        "silo_node.scanning",
+        "silo_node.imaging.index",
+    ]
 )
 
 

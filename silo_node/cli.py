@@ -15,24 +15,9 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import ValidationError
 
-from silo_node import (
-    __version__,
-    commands_consent,
-    commands_decide,
-    commands_doctor,
-    commands_evidence,
-    commands_fetch,
-    commands_health,
-    commands_key,
-    commands_page,
-    commands_resume,
-    commands_scan,
-    commands_trust,
-)
-from silo_node.config import Config
-from silo_node.errors import Refused, UsageError
-from silo_node.files import write_bytes
-from silo_node.terminal import (
+from silo_node import __version__
+from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
+from silo_node.commands.terminal import (
     AsJson,
     Folder,
     PassphraseFile,
@@ -44,6 +29,9 @@ from silo_node.terminal import (
     passphrase,
     print_json,
 )
+from silo_node.config import Config
+from silo_node.errors import Refused, UsageError
+from silo_node.files import write_bytes
 
 app = typer.Typer(
     name="silo",
@@ -51,17 +39,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-commands_decide.add_to(app)
-commands_resume.add_to(app)
-commands_scan.add_to(app)
-commands_evidence.add_to(app)
-commands_key.add_to(app)
-commands_health.add_to(app)
-commands_consent.add_to(app)
-commands_trust.add_to(app)
-commands_doctor.add_to(app)
-commands_page.add_to(app)
-commands_fetch.add_to(app)
+for group in (decide, resume, scan, evidence, key, health, consent, trust, doctor, page, fetch):
+    group.add_to(app)
 
 
 @app.callback()
@@ -104,7 +83,7 @@ def init(
         Keys.create(config)
         keys = Keys(config)
         if steward is not None and not config.trust.exists():
-            from silo_node.approvals import make_steward
+            from silo_node.steward.approvals import make_steward
 
             make_steward(config, person=steward, passphrase=passphrase(passphrase_file, again=True))
         warnings = _first_look(config)
@@ -141,7 +120,7 @@ def steward(
         silo steward --person "Dr. A. Example"
     """
     with errors_shown(as_json):
-        from silo_node.approvals import make_steward
+        from silo_node.steward.approvals import make_steward
 
         if not person:
             raise UsageError("name the person with --person")
@@ -174,8 +153,8 @@ def enrol(
         silo enrol /srv/silo --token 3fA9-example --fingerprint "1a2b 3c4d"
     """
     with errors_shown(as_json):
-        from silo_node import approvals
         from silo_node.pin import Pin
+        from silo_node.steward import approvals
 
         if not token:
             raise UsageError("give the token with --token")
@@ -220,7 +199,8 @@ def run(folder: Folder = None) -> None:
         silo run /srv/silo
     """
     with errors_shown():
-        from silo_node import logs, sync
+        from silo_node import sync
+        from silo_node.service import logs
 
         node = node_of(folder)
         logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
@@ -241,7 +221,7 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
         silo status /srv/silo --json
     """
     with errors_shown(as_json):
-        from silo_node import status as facts
+        from silo_node.health import status as facts
 
         report = facts.report(config_of(folder))
         if as_json:
@@ -301,8 +281,8 @@ def _write_settings(folder: Path, *, name: str, portal: str, data: str, ask: boo
         if not given[key]:
             raise UsageError(f"--{key} is needed to make a silo")
     given["data"] = str(Path(given["data"]).expanduser().resolve())
+    from silo_node.commands.settings_file import first_settings
     from silo_node.config import Settings
-    from silo_node.settings_file import first_settings
 
     try:
         Settings.model_validate(given)  # before anything is written

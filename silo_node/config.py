@@ -34,8 +34,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from silo_node.errors import UsageError
-from silo_node.hours import Window
-from silo_node.log_files import MOST_MB
+from silo_node.service.hours import Window
+from silo_node.service.log_files import MOST_MB
 
 OPT_OUT_NAMES = ("opt_out.csv", "opt-out.csv")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")

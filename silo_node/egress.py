@@ -25,12 +25,12 @@ import httpx
 
 from protocol.signing import BadSignature, ClockSkew, SignatureError, SigningKey, sign_request, verify_answer
 from silo_node import __version__
-from silo_node.backoff import Backoff
 from silo_node.config import Config
-from silo_node.egress_log import EgressLog
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
+from silo_node.evidence.egress_log import EgressLog
 from silo_node.pin import Pin
-from silo_node.reasons import plain
+from silo_node.service.backoff import Backoff
+from silo_node.steward.reasons import plain
 
 RETRY_STATUS: Final = frozenset({429, 500, 502, 503, 504, 507})
 """Statuses that may pass: overload, a restart, a disk that somebody is making room on."""

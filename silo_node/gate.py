@@ -40,16 +40,17 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
-from silo_node import documents, pauses, portal_log
-from silo_node.announcement import Announcement, context
 from silo_node.config import Config
 from silo_node.consent import changes as consent_changes
 from silo_node.consent import registry as consents
 from silo_node.consent.registry import Registry
 from silo_node.errors import Refused
+from silo_node.evidence import portal_log
 from silo_node.files import read_json
-from silo_node.hours import Window
 from silo_node.node import Node
+from silo_node.rounds.announcement import Announcement, context
+from silo_node.service.hours import Window
+from silo_node.steward import documents, pauses
 
 if TYPE_CHECKING:
     from silo_node.imaging.cohort import Cohort

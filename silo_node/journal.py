@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.secure_aggregation.errors import JournalConflict
 from silo_node.errors import DiskFull, SiloError, is_disk_full
-from silo_node.migrations import migrate
+from silo_node.service.migrations import migrate
 
 STEPS: Final = (
     (

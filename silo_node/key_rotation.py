@@ -17,14 +17,14 @@ from typing import Any, Final
 from protocol import canonical
 from protocol.canonical import b64
 from protocol.signing import KeyFileError, SigningKey, fingerprint, sign_envelope
-from silo_node import approvals
 from silo_node.egress import Egress
 from silo_node.errors import SiloError, UsageError
 from silo_node.files import write_json
 from silo_node.keys import check_mode, save_new
 from silo_node.node import FolderLock, Node
 from silo_node.pin import Pin
-from silo_node.runs import open_runs
+from silo_node.rounds.runs import open_runs
+from silo_node.steward import approvals
 
 ROTATION_TYPE: Final = "application/vnd.consilium.key-rotation+json"
 

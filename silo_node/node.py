@@ -11,9 +11,9 @@ from pathlib import Path
 
 from silo_node.config import Config
 from silo_node.egress import Egress
-from silo_node.egress_log import EgressLog
 from silo_node.errors import AlreadyRunning
-from silo_node.evidence_log import EvidenceLog
+from silo_node.evidence.egress_log import EgressLog
+from silo_node.evidence.evidence_log import EvidenceLog
 from silo_node.journal import SqliteJournal
 from silo_node.keys import Keys
 from silo_node.pin import Pin

@@ -17,9 +17,7 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import error_feedback, gate, health, logs, pauses, records, scanning, software, status, systemd
-from silo_node.announcement import Announcement
-from silo_node.backoff import Backoff
+from silo_node import gate, scanning, software
 from silo_node.config import Config
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
@@ -32,18 +30,26 @@ from silo_node.errors import (
     UsageError,
     is_disk_full,
 )
+from silo_node.evidence import records
 from silo_node.files import write_bytes
-from silo_node.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, Ticker, start
-from silo_node.many_runner import ManyRunner
-from silo_node.model_store import ModelStore
+from silo_node.health import liveness as health
+from silo_node.health import status
+from silo_node.health.watching import Watch
 from silo_node.node import FolderLock, Node
 from silo_node.pacs.watch import Watch as FolderWatch
-from silo_node.reasons import reason
-from silo_node.refusals import context_of, send_refusal
-from silo_node.round_runner import RoundRunner
-from silo_node.runs import Run, open_runs
-from silo_node.supervisor import RECEIVER, Supervisor
-from silo_node.watching import Watch
+from silo_node.rounds import error_feedback
+from silo_node.rounds.announcement import Announcement
+from silo_node.rounds.many_runner import ManyRunner
+from silo_node.rounds.model_store import ModelStore
+from silo_node.rounds.refusals import context_of, send_refusal
+from silo_node.rounds.round_runner import RoundRunner
+from silo_node.rounds.runs import Run, open_runs
+from silo_node.service import logs, systemd
+from silo_node.service.backoff import Backoff
+from silo_node.service.listeners import ASSIGNMENTS, Heart, Keeper, Poller, Results, Ticker, start
+from silo_node.service.supervisor import RECEIVER, Supervisor
+from silo_node.steward import pauses
+from silo_node.steward.reasons import reason
 
 STEPS: Final = (
     *("roster", "neighbours", "bundles", "ready", "list", "sketch", "second"),

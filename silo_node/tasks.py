@@ -16,11 +16,11 @@ from typing import Any, Final
 from celery import Celery
 from celery.signals import worker_process_init
 
-from silo_node import broker, logs
 from silo_node.config import Config
 from silo_node.errors import SiloError, is_disk_full
-from silo_node.processes import die_with_parent
-from silo_node.runs import Run
+from silo_node.rounds.runs import Run
+from silo_node.service import broker, logs
+from silo_node.service.processes import die_with_parent
 
 MAX_STARTS: Final = 3
 """Starts of one training after which it is given up: it has killed its process each time."""
@@ -156,7 +156,7 @@ def _table(run: Run, job: dict[str, Any]) -> None:
 
 def _learn(config: Config, run: Run, job: dict[str, Any]) -> None:
     from protocol.model_state import ModelState
-    from silo_node.model_store import ModelStore
+    from silo_node.rounds.model_store import ModelStore
     from silo_node.training import trainer
 
     cohort = None
@@ -210,7 +210,7 @@ def scan(config: Config) -> None:
 
 def tidy(config: Config) -> None:
     """Keep caches, copies and logs within their limits; in this queue, so never while a training reads a cache."""
-    from silo_node import disk
+    from silo_node.service import disk
 
     gone = disk.tidy(config)
     if any(gone.values()):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from silo_node.imaging.cohort import Item
 from silo_node.imaging.decoder_pool import DecoderPool
 from silo_node.imaging.errors import StorageError
-from silo_node.migrations import migrate
+from silo_node.service.migrations import migrate
 
 _KINDS: Mapping[str, Any] = {"uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
 _GROW = 512

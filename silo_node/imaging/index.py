@@ -26,7 +26,7 @@ from silo_node.errors import is_disk_full
 from silo_node.imaging import header
 from silo_node.imaging.errors import ScanError
 from silo_node.imaging.labels import Labels
-from silo_node.migrations import migrate
+from silo_node.service.migrations import migrate
 
 if TYPE_CHECKING:
     from silo_node.pacs.inbox import Patients

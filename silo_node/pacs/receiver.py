@@ -38,15 +38,16 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import _STORAGE_CLASSES, Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from silo_node import logs, opt_out_registry
+from silo_node import opt_out_registry
 from silo_node.config import Config, Receiver
 from silo_node.consent.opt_out import OptOut
 from silo_node.errors import DiskFull, SiloError, UsageError
 from silo_node.files import write_json
+from silo_node.health.status import now_text
 from silo_node.pacs.book import Book
 from silo_node.pacs.errors import InstanceRefused
 from silo_node.pacs.inbox import MB, Inbox
-from silo_node.status import now_text
+from silo_node.service import logs
 
 STATUS: Final = {"OPTED_OUT": 0xB006, "PACS_OTHER": 0xA900}
 LATER: Final = 0xA700

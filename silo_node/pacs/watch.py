@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from silo_node import logs
 from silo_node.config import Config
 from silo_node.errors import SiloError
 from silo_node.files import read_json, write_json
 from silo_node.node import Node
+from silo_node.service import logs
 
 HOT_SECONDS: Final = 600.0
 AGAIN_SECONDS: Final = 600.0

@@ -27,7 +27,7 @@ from starlette.routing import Route as Path_
 from starlette.staticfiles import StaticFiles
 
 from protocol.plain_text import visible
-from silo_node import __version__, logs
+from silo_node import __version__
 from silo_node.config import Config
 from silo_node.errors import PortalError, SiloError, UsageError
 from silo_node.page import words
@@ -35,6 +35,7 @@ from silo_node.page.accounts import SESSION_SECONDS, Accounts, Session
 from silo_node.page.asking import Answer, Ask, File, Sent, Shown, View
 from silo_node.page.headers import Guard
 from silo_node.page.routes import ROUTES, Route
+from silo_node.service import logs
 
 MOST_FORM: Final = 400_000
 """Bytes of a form: a policy of the largest size, as it is written in a form."""

@@ -39,7 +39,7 @@ def run(config: Config) -> None:
 
 def _report(config: Config) -> list[dict[str, str]]:
     """`silo doctor`'s results in the page's words; the one place that knows how it is called."""
-    from silo_node import doctor
+    from silo_node.health import doctor
 
     found: list[Any] = doctor.examine(config.folder)
     return [{"name": each.name, "state": each.state, "found": each.found, "change": each.do} for each in found]

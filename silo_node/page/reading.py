@@ -15,10 +15,10 @@ from typing import Any, Final
 from protocol.approval import ApprovalError, Statement, Trust, parse_statement
 from protocol.data_use.document import MICRO
 from protocol.manifest import Manifest, ManifestError, parse_manifest
-from silo_node import documents
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError
 from silo_node.imaging.index import PROBLEMS
+from silo_node.steward import documents
 
 PAGE_ROWS: Final = 50
 

@@ -9,10 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
-from silo_node import logs
 from silo_node.config import Config
 from silo_node.errors import UsageError
 from silo_node.page.accounts import Accounts
+from silo_node.service import logs
 
 
 def serve(config: Config) -> None:

@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from protocol.manifest import describe, study_facts
 from protocol.policy import load_closure, match, policy_facts
-from silo_node import approvals, documents
-from silo_node.approvals import Proposal
 from silo_node.config import Config
 from silo_node.errors import PortalError, PortalRefused, Refused, SiloError, UsageError
 from silo_node.node import Node
 from silo_node.page import reading
 from silo_node.pin import Pin
+from silo_node.steward import approvals, documents
+from silo_node.steward.approvals import Proposal
 
 WAIT_SECONDS: Final = 600.0
 MOST_WAITING: Final = 32

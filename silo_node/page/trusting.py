@@ -9,12 +9,12 @@ from typing import Any
 from protocol.approval import ApprovalError, check_approvals
 from protocol.manifest_changes import Changes
 from protocol.policy import match_digest
-from silo_node import documents, trust_changes
-from silo_node.approvals import Proposal
 from silo_node.config import Config
-from silo_node.decisions import difference
 from silo_node.errors import SiloError
-from silo_node.trust_changes import Draft
+from silo_node.steward import documents, trust_changes
+from silo_node.steward.approvals import Proposal
+from silo_node.steward.decisions import difference
+from silo_node.steward.trust_changes import Draft
 
 
 @dataclass(frozen=True)

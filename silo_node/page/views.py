@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from protocol.policy import PolicyDocument, parse_policy
-from silo_node import approvals, documents, policies
-from silo_node import status as reports
 from silo_node.errors import SiloError, UsageError
+from silo_node.health import status as reports
 from silo_node.page import checks, reading
 from silo_node.page import sent as log
 from silo_node.page.asking import Answer, Ask, File, Sent, Shown
 from silo_node.page.studies import opened
+from silo_node.steward import approvals, documents, policies
 
 
 def status(asked: Ask) -> Answer:

@@ -7,13 +7,13 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from protocol.approval import parse_statement
-from silo_node import approvals, trust_changes
-from silo_node import passkeys as keys
-from silo_node import status as reports
 from silo_node.errors import PortalError, PortalRefused, UsageError
+from silo_node.health import status as reports
 from silo_node.page import reading, trusting
 from silo_node.page.asking import Answer, Ask, Shown
 from silo_node.page.studies import QUESTIONS, checked_name, known, opened, read
+from silo_node.steward import approvals, trust_changes
+from silo_node.steward import passkeys as keys
 
 DECISIONS = ("approve", "reject", "revoke")
 

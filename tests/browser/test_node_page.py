@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silo_node import documents, trust_changes
+from silo_node.steward import documents, trust_changes
 from tests.browser import node_page
 from tests.browser.browsing import EXECUTABLE, accessibility_faults, chromium, new_page, sideways
 from tests.silo_node.conftest import PASSPHRASE, SiloUnderTest, portal, silo  # noqa: F401

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from protocol.secure_aggregation.sketch import LEAST_WORDS
-from silo_node import approvals
 from silo_node.config import Config
 from silo_node.keys import Keys
 from silo_node.node import Node
 from silo_node.pin import Pin
+from silo_node.steward import approvals
 from tests.silo_node.portal_double import TOKEN, PortalDouble
 
 ROOT = Path(__file__).resolve().parents[2]

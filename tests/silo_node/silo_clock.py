@@ -37,8 +37,9 @@ def move_clock(path: Path) -> None:
 def main(folder: str, offset: str, speed: str) -> None:
     """Until SIGTERM."""
     move_clock(Path(offset))
-    from silo_node import logs, sync
-    from silo_node.terminal import node_of
+    from silo_node import sync
+    from silo_node.commands.terminal import node_of
+    from silo_node.service import logs
 
     sync.HOUR /= float(speed)  # type: ignore[misc]
     node = node_of(Path(folder))

@@ -88,21 +88,34 @@ def _forget(portal: PortalDouble) -> None:
 def look(silo: SiloUnderTest, rounds: int) -> Moment:
     """What each of its processes holds, and which files there are, when so many rounds have ended and nothing is going on."""
     silo.until(lambda: len(rounds_that_ended(silo)) == rounds and not list((silo.folder / "runs").iterdir()))
-    seen: list[dict[str, Load]] = []
+    seen: list[Moment] = []
 
     def quiet() -> bool:
-        seen.append({name: _load(process) for name, process in _processes(silo)})
+        seen.append(Moment({name: _load(process) for name, process in _processes(silo)}, _files(silo.folder)))
         # Started by then, and at rest: four looks, a quarter of a second or more apart, that see the same.
         last = seen[-4:]
-        alike = all(each.keys() == last[0].keys() for each in last) and all(
-            abs(each[name].memory - load.memory) < 500_000 for each in last for name, load in last[0].items()
-        )
+        alike = all(_alike(each, last[0]) for each in last)
         threading.Event().wait(0.25)
-        return len(last) == 4 and alike and "control" in last[0]
+        return len(last) == 4 and alike and "control" in last[0].processes
 
     silo.until(quiet, 60)
-    names = (path.relative_to(silo.folder).as_posix() for path in silo.folder.rglob("*") if path.is_file())
-    return Moment(seen[-1], Counter(_HEX.sub("HEX", name) for name in names if not name.startswith("log/")))
+    return seen[-1]
+
+
+def _alike(now: Moment, then: Moment) -> bool:
+    return (
+        now.files == then.files
+        and now.processes.keys() == then.processes.keys()
+        and all(
+            abs(now.processes[name].memory - load.memory) < 500_000 and now.processes[name].handles == load.handles
+            for name, load in then.processes.items()
+        )
+    )
+
+
+def _files(folder: Path) -> Counter[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return Counter(_HEX.sub("HEX", name) for name in names if not name.startswith("log/"))
 
 
 def _processes(silo: SiloUnderTest) -> Iterator[tuple[str, psutil.Process]]:

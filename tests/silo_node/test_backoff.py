@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from silo_node import listeners
-from silo_node.backoff import LEAST_SHARE, Backoff
 from silo_node.errors import PortalUnreachable
-from silo_node.listeners import FIRST_PAUSE, LONGEST_PAUSE, Poller
+from silo_node.service import listeners
+from silo_node.service.backoff import LEAST_SHARE, Backoff
+from silo_node.service.listeners import FIRST_PAUSE, LONGEST_PAUSE, Poller
 
 
 def test_pauses_double_up_to_the_longest_and_begin_again_after_a_success():

@@ -258,7 +258,7 @@ def test_importing_the_command_loads_nothing_heavy():
     import sys
 
     program = (
-        "import sys, silo_node.cli, silo_node.sync, silo_node.worker\n"
+        "import sys, silo_node.cli, silo_node.sync, silo_node.service.worker\n"
         "print([name for name in ('torch', 'monai', 'pydicom') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

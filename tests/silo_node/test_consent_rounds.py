@@ -12,11 +12,12 @@ import pytest
 
 from protocol import canonical
 from protocol.transparency import verify
-from silo_node import records, scanning
+from silo_node import scanning
 from silo_node.consent import registry
 from silo_node.errors import UsageError
+from silo_node.evidence import records
 from silo_node.imaging import cache
-from silo_node.runs import Run
+from silo_node.rounds.runs import Run
 from tests.silo_node.consent.fhir_examples import LONG, consent, gics, mii, pcf
 from tests.silo_node.test_gate_cohort import PATIENTS
 from tests.silo_node.test_gate_cohort import door as images_and_opt_out  # noqa: F401

@@ -11,7 +11,7 @@ from protocol.approval import ApprovalLimits, sign_statement
 from protocol.data_use.document import parse_time
 from protocol.policy import match_digest
 from protocol.signing import Envelope
-from silo_node import approvals, documents
+from silo_node.steward import approvals, documents
 from tests.silo_node.conftest import PASSPHRASE
 from tests.silo_node.test_gate import Door
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from silo_node import disk
+from silo_node.service import disk
 
 
 @pytest.fixture

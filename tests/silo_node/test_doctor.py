@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from protocol.signing import SigningKey
-from silo_node import doctor
 from silo_node.files import write_json
+from silo_node.health import doctor
 from tests.silo_node import faults
 
 
@@ -315,7 +315,7 @@ def test_a_policy_that_is_over_and_one_that_ends_soon(silo):
 def test_an_approval_that_is_over(ready, portal, monkeypatch):
     assert examined(ready)["approvals"].state == "ok"
     real = datetime.now(UTC)
-    from silo_node import local_checks
+    from silo_node.health import local_checks
 
     # A study whose own dates go on is one whose approval is missed.
     monkeypatch.setattr(local_checks, "approved_until", lambda *_: real - timedelta(seconds=1))
@@ -323,7 +323,7 @@ def test_an_approval_that_is_over(ready, portal, monkeypatch):
 
 
 def test_stewards_keys_that_end(silo, monkeypatch):
-    from silo_node import approvals
+    from silo_node.steward import approvals
     from tests.silo_node.conftest import PASSPHRASE
 
     for days, state in ((20, doctor.WARN), (-1, doctor.FAIL)):

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from silo_node.egress_log import EgressLog
 from silo_node.errors import DiskFull
-from silo_node.listeners import Poller
-from silo_node.log_files import RotatingFile
+from silo_node.evidence.egress_log import EgressLog
+from silo_node.service.listeners import Poller
+from silo_node.service.log_files import RotatingFile
 
 
 def fill(log: EgressLog) -> None:
@@ -39,7 +39,7 @@ def test_without_room_for_its_row_nothing_is_sent(tmp_path):
 
 
 def test_counts_wait_in_memory_until_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("silo_node.egress_log.SOON", 0.0)
+    monkeypatch.setattr("silo_node.evidence.egress_log.SOON", 0.0)
     log = EgressLog(tmp_path / "egress.db")
     fill(log)
     kinds = [f"{number:03d}" + "x" * 3000 for number in range(20)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from protocol.model_state import TensorSpec
-from silo_node import error_feedback
-from silo_node.error_feedback import ErrorFeedback, names
+from silo_node.rounds import error_feedback
+from silo_node.rounds.error_feedback import ErrorFeedback, names
 
 FIRST, SECOND, THIRD = ("sha256:" + digit * 64 for digit in "123")
 TABLE = (TensorSpec("w", (5,)),)

@@ -11,8 +11,8 @@ from contextlib import closing
 import psutil
 import pytest
 
-from silo_node.egress_log import EgressLog, EgressLogBusy
 from silo_node.errors import SiloError
+from silo_node.evidence.egress_log import EgressLog, EgressLogBusy
 from silo_node.journal import SqliteJournal
 from silo_node.sync import Sync
 from tests.silo_node.test_silo_run import OURS, body_of, rounds_of

@@ -16,8 +16,8 @@ from protocol.transparency.note import Checkpoint, sign_checkpoint
 from protocol.transparency.proof import make_proof
 from protocol.transparency.tiles import append, inclusion_from_tiles
 from silo_node import gate
-from silo_node.announcement import Announcement
 from silo_node.errors import Refused
+from silo_node.rounds.announcement import Announcement
 from tests.silo_node.portal_double import MemoryTiles, PlayedRound
 
 

@@ -12,7 +12,7 @@ from protocol.manifest import freeze
 from protocol.signing import Envelope
 from silo_node.errors import Refused
 from silo_node.imaging import decode
-from silo_node.reasons import reason
+from silo_node.steward.reasons import reason
 from tests.silo_node import test_gate_cohort
 from tests.silo_node.opened_files import watched  # noqa: F401
 

@@ -11,9 +11,10 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from silo_node import records, scanning
+from silo_node import scanning
 from silo_node.errors import Refused
-from silo_node.reasons import reason
+from silo_node.evidence import records
+from silo_node.steward.reasons import reason
 from tests.silo_node.test_gate import Door
 
 PATIENTS = [f"PAT-{number:04d}" for number in range(12)]

@@ -10,8 +10,9 @@ import pytest
 from protocol.secure_aggregation import ProtocolViolation, StudyLedger
 from protocol.secure_aggregation.resume import sign_resume
 from protocol.signing import SigningKey
-from silo_node import gate, pauses, resumes
+from silo_node import gate
 from silo_node.errors import Refused
+from silo_node.steward import pauses, resumes
 from tests.silo_node.conftest import PASSPHRASE
 from tests.silo_node.test_gate import Door
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from silo_node import health
-from silo_node.health import Unhealthy
+from silo_node.health import liveness as health
+from silo_node.health.liveness import Unhealthy
 from silo_node.node import FolderLock
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from silo_node.errors import UsageError
-from silo_node.hours import Window
+from silo_node.service.hours import Window
 
 NIGHT = Window.parse("20:00-06:00")
 

@@ -8,14 +8,14 @@ import stat
 import subprocess
 import sys
 
-from silo_node import log_files
-from silo_node.log_files import RotatingFile, keep_within, pieces
-from silo_node.processes import Child
+from silo_node.service import log_files
+from silo_node.service.log_files import RotatingFile, keep_within, pieces
+from silo_node.service.processes import Child
 
 WRITER = """
 import sys
 from pathlib import Path
-from silo_node.log_files import RotatingFile
+from silo_node.service.log_files import RotatingFile
 file = RotatingFile(Path(sys.argv[1]), 1000)
 file._piece = 3000
 for number in range(1500):

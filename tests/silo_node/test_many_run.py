@@ -10,9 +10,9 @@ import pytest
 
 from protocol.secure_aggregation.sparse import Leaf
 from protocol.signing import keyid
-from silo_node.many_runner import ManyRunner
-from silo_node.pauses import OTHER_LIST, Pause
-from silo_node.resumes import risk
+from silo_node.rounds.many_runner import ManyRunner
+from silo_node.steward.pauses import OTHER_LIST, Pause
+from silo_node.steward.resumes import risk
 from tests.silo_node.portal_double import PortalDouble
 
 N = 8

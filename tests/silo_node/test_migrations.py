@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from silo_node import __version__, egress_log, evidence_log, journal, software
-from silo_node.egress_log import EgressLog
-from silo_node.evidence_log import EvidenceLog
+from silo_node import __version__, journal, software
+from silo_node.evidence import egress_log, evidence_log
+from silo_node.evidence.egress_log import EgressLog
+from silo_node.evidence.evidence_log import EvidenceLog
 from silo_node.imaging import cache, index
 from silo_node.journal import SqliteJournal
 from silo_node.keys import Keys
-from silo_node.migrations import UpgradeNeeded, migrate
+from silo_node.service.migrations import UpgradeNeeded, migrate
 
 FORMATS = Path(__file__).parent / "formats"
 STEPS = {

@@ -15,14 +15,15 @@ from protocol.messages import Refusal as Refusal_
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger, round_prefix
 from protocol.signing import SigningKey, sign_envelope
-from silo_node import gate, listeners
-from silo_node.announcement import context
+from silo_node import gate
 from silo_node.egress import Answer, _problem
 from silo_node.errors import AnswerNotGenuine, Refused
-from silo_node.reasons import reason
-from silo_node.refusals import send_refusal
-from silo_node.round_runner import pieces
-from silo_node.runs import Run
+from silo_node.rounds.announcement import context
+from silo_node.rounds.refusals import send_refusal
+from silo_node.rounds.round_runner import pieces
+from silo_node.rounds.runs import Run
+from silo_node.service import listeners
+from silo_node.steward.reasons import reason
 from silo_node.sync import Sync
 from tests.silo_node.portal_double import PlayedRound, Refusal
 from tests.silo_node.test_gate import Door

@@ -8,7 +8,7 @@ import pytest
 from protocol.initial_model import initial_state, pretrained_state
 from protocol.model_state import ModelState, StateError, TensorSpec
 from protocol.secure_aggregation.scales import FixedPoint
-from silo_node.model_store import ModelStore
+from silo_node.rounds.model_store import ModelStore
 
 FIXED = FixedPoint(word_bits=32, fraction_bits=16, clip_norm=1.0, silos=4)
 

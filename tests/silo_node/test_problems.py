@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from silo_node import problems
+from silo_node.health import problems
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")

@@ -13,9 +13,9 @@ from protocol.secure_aggregation import ProtocolViolation, StudyLedger, StudyPau
 from protocol.secure_aggregation.resume import Resume, sign_resume
 from protocol.signing import SigningKey, sign_envelope
 from protocol.trust import TRUST_TYPE, freeze_trust
-from silo_node import pauses, resumes
-from silo_node.approvals import steward_key_path
 from silo_node.errors import Refused, UsageError
+from silo_node.steward import pauses, resumes
+from silo_node.steward.approvals import steward_key_path
 from tests.silo_node.conftest import PASSPHRASE
 from tests.silo_node.test_gate import Door
 
@@ -170,8 +170,8 @@ def test_a_resume_of_other_lists_than_the_journals_does_not_hold_and_the_next_on
 def test_where_two_stewards_must_agree_one_signature_is_not_enough(paused):
     config = paused.silo.config
     old = paused.silo.node()
-    from silo_node import documents
-    from silo_node.approvals import load_steward
+    from silo_node.steward import documents
+    from silo_node.steward.approvals import load_steward
 
     first = load_steward(config, documents.load_trust(config), PASSPHRASE)
     old.close()

@@ -12,8 +12,8 @@ import pytest
 from protocol import canonical
 from protocol.canonical import b64, unb64
 from protocol.signing import SigningKey, sign_envelope
-from silo_node.round_runner import RoundRunner
-from silo_node.runs import Run
+from silo_node.rounds.round_runner import RoundRunner
+from silo_node.rounds.runs import Run
 
 
 def play(ready, portal, tamper=None):

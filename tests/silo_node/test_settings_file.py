@@ -6,8 +6,8 @@ import tomllib
 
 from pydantic import BaseModel
 
+from silo_node.commands.settings_file import first_settings
 from silo_node.config import Config, Settings
-from silo_node.settings_file import first_settings
 
 TEXT = first_settings(name="site-1", portal="https://portal.example.org", data="/srv/images").decode()
 IN_THEIR_OWN_PAGE = {"dicomweb", "receiver"}

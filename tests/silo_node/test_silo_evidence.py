@@ -11,7 +11,7 @@ from protocol import canonical
 from protocol.transparency.note import open_checkpoint
 from protocol.transparency.tiles import FolderTileStore, entries, inclusion_from_tiles, root_at
 from protocol.transparency.tree import leaf_hash, verify_inclusion
-from silo_node.evidence_log import EvidenceDamaged, EvidenceLog, uuid7
+from silo_node.evidence.evidence_log import EvidenceDamaged, EvidenceLog, uuid7
 from silo_node.keys import Keys
 
 SUBJECT = ("round", "st-x.1.1", None)

@@ -13,9 +13,9 @@ from protocol.canonical import decode, encode
 from protocol.policy import match_digest
 from protocol.signing import Envelope, SigningKey, sign_envelope
 from protocol.trust import TRUST_TYPE, Trust, first_trust, freeze_trust
-from silo_node import approvals, documents, passkeys
 from silo_node.errors import UsageError
 from silo_node.files import write_json
+from silo_node.steward import approvals, documents, passkeys
 from tests.protocol.software_passkey import ATTESTED, PRESENT, VERIFIED, SoftwarePasskey, web64
 
 ANNA = SigningKey.from_bytes(bytes([1]) * 32)

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import redis
 
-from silo_node import broker
-from silo_node.processes import Child, stop_all
+from silo_node.service import broker
+from silo_node.service.processes import Child, stop_all
 
 SLEEP = [
     sys.executable,
@@ -70,7 +70,7 @@ def test_children_are_started_by_the_main_thread_only(tmp_path):
 
 def test_a_child_dies_with_a_killed_parent(tmp_path):
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom silo_node.processes import Child\n"
+        "import sys, time\nfrom pathlib import Path\nfrom silo_node.service.processes import Child\n"
         f"child = Child('c', ['sleep', '600'], log=Path({str(tmp_path / 'log')!r}))\n"
         "print(child.process.pid, flush=True)\ntime.sleep(600)\n"
     )

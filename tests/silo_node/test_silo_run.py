@@ -217,7 +217,7 @@ def test_a_broker_that_dies_is_started_again_and_the_round_goes_on(ready, portal
 
 def test_a_stale_broker_of_a_killed_run_is_shut_down(ready, portal):
     """As where the kernel knows no parent-death signal: the server lives on, and the next start finds it."""
-    from silo_node import broker, processes
+    from silo_node.service import broker, processes
 
     child = broker.start_embedded(ready.config, lambda child: None)
     stale = child.process.pid

@@ -18,7 +18,7 @@ import pytest
 
 from protocol.approval import ApprovalLimits, sign_statement
 from protocol.transparency.note import Checkpoint, sign_checkpoint
-from silo_node import approvals, documents
+from silo_node.steward import approvals, documents
 from tests.silo_node import faults
 from tests.silo_node.conftest import PASSPHRASE
 
@@ -249,7 +249,8 @@ def test_status_says_that_the_silo_hangs(running):
 def test_status_needs_no_network_and_no_heavy_library(silo):
     done = silo.command("status", str(silo.folder), "--json")
     assert done.returncode == 0
-    code = "import sys, silo_node.status, silo_node.local_checks; print([m for m in ('torch', 'pydicom') if m in sys.modules])"
+    heavy = "print([m for m in ('torch', 'pydicom') if m in sys.modules])"
+    code = f"import sys, silo_node.health.status, silo_node.health.local_checks; {heavy}"
     import subprocess
 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())

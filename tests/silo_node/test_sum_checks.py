@@ -16,9 +16,10 @@ from protocol.messages import Check, ListSignature, seal
 from protocol.secure_aggregation import CHUNK_WORDS
 from protocol.secure_aggregation.parameters import Segment
 from protocol.signing import Envelope, SigningKey, sign_envelope
-from silo_node import published_sum, status
 from silo_node.egress import Answer
-from silo_node.runs import Run
+from silo_node.health import status
+from silo_node.rounds import published_sum
+from silo_node.rounds.runs import Run
 from tests.silo_node.portal_double import SUM_TYPE, PlayedRound
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from silo_node import systemd
+from silo_node.service import systemd
 from tests.silo_node.conftest import ROOT
 
 UNIT = ROOT / "docs" / "systemd" / "consilium-silo.service"

@@ -13,9 +13,10 @@ from protocol.approval import open_trust
 from protocol.canonical import b64, decode
 from protocol.signing import Envelope
 from protocol.trust import TRUST_TYPE
-from silo_node import decisions, documents, status, trust_changes
 from silo_node.cli import app
 from silo_node.errors import Refused, UsageError
+from silo_node.health import status
+from silo_node.steward import decisions, documents, trust_changes
 from tests.protocol.software_passkey import SoftwarePasskey
 from tests.silo_node.conftest import PASSPHRASE, POLICY
 from tests.silo_node.test_gate import Door

@@ -18,7 +18,7 @@ from protocol.model_state import ModelState, TensorSpec, read_front, slices, upd
 from protocol.secure_aggregation import parameters as layout
 from protocol.secure_aggregation.words import lane, pack
 from protocol.server_step import ServerStepError
-from silo_node.model_store import ModelStore
+from silo_node.rounds.model_store import ModelStore
 
 PIECE = 1000
 TABLE = (

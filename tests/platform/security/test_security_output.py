@@ -324,10 +324,11 @@ def test_a_hospital_whose_name_would_steer_a_terminal_is_not_registered(name):
 @pytest.mark.parametrize("text", STEERS)
 def test_what_a_steward_reads_before_signing_steers_no_terminal(monkeypatch, text):
     """A portal that lies could send what a manifest never holds, as a reason or in an error: the last gate is the console."""
-    from silo_node import commands_decide, terminal
+    from silo_node.commands import decide as commands_decide
+    from silo_node.commands import terminal
 
     shown = io.StringIO()
-    monkeypatch.setattr(terminal.out, "file", shown)
+    monkeypatch.setattr(terminal.out, "_file", shown)
     reason = SimpleNamespace(sentence=text, change=text)
     proposal = SimpleNamespace(
         words=[("Study", text), (text, "words")],

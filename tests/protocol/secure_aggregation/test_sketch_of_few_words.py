@@ -32,7 +32,7 @@ def _sketch(world, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_sketch_of_a_small_update_shows_single_words(world) -> None:
-    """Why silo_node/round_parameters.py refuses such a study."""
+    """Why silo_node/rounds/round_parameters.py refuses such a study."""
     w = world(4, words=HEAD, sketch=1e9)
     w.play("keys", "bundles", "ready", "update", "list", "sketch")
     shown = _read(w, "site-02")

@@ -16,8 +16,8 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from typer.testing import CliRunner, Result
 
-from silo_node import commands_scan
 from silo_node.cli import app
+from silo_node.commands import scan as commands_scan
 from silo_node.imaging import header, index
 from tests.silo_node.imaging import awkward
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from silo_node import scanning, status
+from silo_node import scanning
 from silo_node.config import Config
 from silo_node.errors import DiskFull, SiloError
+from silo_node.health import status
 from silo_node.pacs import dicomweb, fetch
 from silo_node.pacs.book import MAX_TRIES
 from tests.silo_node.imaging.conftest import write_dicom

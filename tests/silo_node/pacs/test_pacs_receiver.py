@@ -18,9 +18,10 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, Association, _config
 from pynetdicom.sop_class import BasicTextSRStorage, ComputedRadiographyImageStorage, Verification
 
-from silo_node import scanning, status
+from silo_node import scanning
 from silo_node.config import Config
 from silo_node.errors import UsageError
+from silo_node.health import status
 from silo_node.pacs import fetch, receiver
 from silo_node.pacs.receiver import LATER, Server
 from tests.silo_node.imaging.conftest import write_dicom

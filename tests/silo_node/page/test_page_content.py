@@ -8,11 +8,11 @@ import json
 
 import pytest
 
-from silo_node import documents
-from silo_node.egress_log import EgressLog
 from silo_node.errors import UsageError
+from silo_node.evidence.egress_log import EgressLog
 from silo_node.page import checks, studies, words
 from silo_node.page.sent import COLUMNS
+from silo_node.steward import documents
 from tests.silo_node.conftest import POLICY
 from tests.silo_node.imaging.conftest import write_dicom, write_table
 from tests.silo_node.page.conftest import PageUnderTest

@@ -1,0 +1,178 @@
+"""`silo page`: the node's own page, and who may sign in at it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silo_node.commands.terminal import AsJson, config_of, errors_shown, out, print_json
+from silo_node.errors import UsageError
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False),
+]
+PasswordFile = Annotated[Path | None, typer.Option("--password-file", help="File whose first line is the password.")]
+Name = Annotated[str, typer.Argument(help="The user's name at sign-in, such as it-nord.")]
+
+_page = typer.Typer(name="page", invoke_without_command=True, help="The node's own page in the browser.")
+_user = typer.Typer(name="user", no_args_is_help=True, help="Who may sign in at the page.")
+_page.add_typer(_user)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.add_typer(_page)
+
+
+@_page.callback()
+def page(context: typer.Context, folder: Folder = None, as_json: AsJson = False) -> None:
+    """Serve the page until Ctrl-C; `silo run` serves it too, unless `[page] off` is set.
+
+    Examples:
+
+      silo page --folder /srv/silo
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with errors_shown(as_json):
+        from silo_node.page.accounts import Accounts
+        from silo_node.page.serve import serve
+        from silo_node.service import logs
+
+        config = config_of(folder)
+        logs.configure(config.folder, config.name)
+        accounts = Accounts(config.folder)
+        users = len(accounts.users())
+        accounts.close()
+        if as_json:
+            print_json({"address": config.settings.page.origin, "users": users})
+        else:
+            out.print(f"The page of {config.name}: {config.settings.page.origin}/  (Ctrl-C ends it)")
+            if not users:
+                out.print("Nobody can sign in yet: `silo page user add NAME --role it` in another terminal.")
+        serve(config)
+
+
+@_user.command()
+def add(
+    name: Name,
+    role: Annotated[str, typer.Option(help="it: hospital IT; steward: decides about studies.")],
+    folder: Folder = None,
+    person: Annotated[str, typer.Option(help="For a steward: the name in trust.json.")] = "",
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let somebody sign in at the page.
+
+    Examples:
+
+      silo page user add it-nord --role it --folder /srv/silo
+
+      silo page user add dr-a --role steward --person "Dr. A. Steward" --password-file /run/secrets/dr-a
+    """
+    with errors_shown(as_json):
+        from silo_node.page.accounts import Accounts
+
+        config = config_of(folder)
+        accounts = Accounts(config.folder)
+        try:
+            user = accounts.add(name, role=role, person=person, password=_password(password_file))
+        finally:
+            accounts.close()
+        if as_json:
+            print_json({"user": user.name, "role": user.role, "person": user.person})
+        else:
+            out.print(f"{user.name} can sign in at {config.settings.page.origin}/ as {user.role}.", markup=False)
+
+
+@_user.command()
+def password(name: Name, folder: Folder = None, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
+    """Set a new password: the user's sessions end, and a pause after wrong passwords too.
+
+    Examples:
+
+      silo page user password it-nord --folder /srv/silo
+    """
+    with errors_shown(as_json):
+        from silo_node.page.accounts import Accounts
+
+        accounts = Accounts(config_of(folder).folder)
+        try:
+            accounts.set_password(name, _password(password_file))
+        finally:
+            accounts.close()
+        if as_json:
+            print_json({"user": name, "changed": True})
+        else:
+            out.print(f"{name} has a new password; sessions with the old one are over.", markup=False)
+
+
+@_user.command()
+def remove(name: Name, folder: Folder = None, as_json: AsJson = False) -> None:
+    """End an account and its sessions.
+
+    Examples:
+
+      silo page user remove it-nord --folder /srv/silo
+    """
+    with errors_shown(as_json):
+        from silo_node.page.accounts import Accounts
+
+        accounts = Accounts(config_of(folder).folder)
+        try:
+            accounts.remove(name)
+        finally:
+            accounts.close()
+        if as_json:
+            print_json({"user": name, "removed": True})
+        else:
+            out.print(f"{name} can't sign in any more.", markup=False)
+
+
+@_user.command("list")
+def list_(folder: Folder = None, as_json: AsJson = False) -> None:
+    """Who may sign in.
+
+    Examples:
+
+      silo page user list --folder /srv/silo --json
+    """
+    with errors_shown(as_json):
+        from silo_node.page.accounts import Accounts
+
+        accounts = Accounts(config_of(folder).folder)
+        try:
+            users = accounts.users()
+        finally:
+            accounts.close()
+        if as_json:
+            print_json({"users": [{"user": each.name, "role": each.role, "person": each.person} for each in users]})
+            return
+        for each in users:
+            out.print(f"{each.name}  {each.role}  {each.person}", markup=False)
+        if not users:
+            out.print("Nobody yet: `silo page user add NAME --role it`.")
+
+
+def _password(path: Path | None) -> str:
+    """From a file, or asked twice at the terminal. Raises: UsageError."""
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        if not lines or not lines[0]:
+            raise UsageError(f"{path}: the first line must be the password")
+        return lines[0]
+    if not os.isatty(0):
+        raise UsageError("there is no terminal to ask for the password: use --password-file")
+    import getpass
+
+    first = getpass.getpass("Password for the page: ")
+    if getpass.getpass("Once more: ") != first:
+        raise UsageError("the two passwords differ")
+    return first

