@@ -190,6 +190,15 @@ FAULTS = """() => {
   return found; }"""
 
 
+AXE = """() => axe.run(document, {
+  runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
+}).then(found => found.violations.map(each => `axe ${each.id}: ${each.help}: ` + each.nodes.map(
+  node => node.target.join(' ') + ' ' + (node.any[0]?.message ?? '')).slice(0, 3).join(' | ')))"""
+
+
 def accessibility_faults(page: Any) -> list[str]:
-    """What a quick audit of the page finds: labels, names, headers of tables, ids, landmarks, inline code."""
-    return page.evaluate(FAULTS)
+    """What axe and a quick audit of ours find: labels, names, contrast, landmarks, headers of tables, ids, inline code."""
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    page.evaluate(AXE_SCRIPT)
+    return page.evaluate(FAULTS) + page.evaluate(AXE)
