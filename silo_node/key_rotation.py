@@ -3,9 +3,9 @@
     keys/silo.key.next            the new key, made before anything leaves; a second try takes it up
     keys/rotations/KEYID.json     what the old key signed: that the new one follows it (ROTATION_TYPE)
 
-The portal knows one way to take a key: a one-time token, and the comparison of fingerprints. So the admin revokes the old
-key and invites the silo again; then `rotate` enrols the new key. The old key's signature stays here, and its digest in the
-silo's own log: an auditor can follow the keys of a silo without asking anybody. A study names the keys of those who take
+The portal takes the new key on the old key's signature; with a token, where the admin revoked the old key, it is enrolled
+anew and two people compare fingerprints. The signed statement stays here, and its digest in the silo's
+own log: an auditor can follow the keys of a silo without asking anybody. A study names the keys of those who take
 part, so each running study needs a new version with the new key, approved again.
 """
 
@@ -14,19 +14,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from protocol import canonical
-from protocol.canonical import b64
-from protocol.signing import KeyFileError, SigningKey, fingerprint, sign_envelope
+from protocol.key_rotation import ROTATION_TYPE, KeyRotation, sign_rotation
+from protocol.signing import Envelope, KeyFileError, SigningKey, fingerprint
 from silo_node.egress import Egress
-from silo_node.errors import SiloError, UsageError
+from silo_node.errors import PortalRefused, SiloError, UsageError
 from silo_node.files import write_json
 from silo_node.keys import check_mode, save_new
 from silo_node.node import FolderLock, Node
 from silo_node.pin import Pin
 from silo_node.rounds.runs import open_runs
 from silo_node.steward import approvals
+from silo_node.steward.documents import read_envelope
 
-ROTATION_TYPE: Final = "application/vnd.consilium.key-rotation+json"
+_PATH: Final = "/api/v1/silo/key"
 
 
 class PortalChanged(SiloError):
@@ -41,7 +41,7 @@ class PortalChanged(SiloError):
         )
 
 
-def rotate(node: Node, token: str) -> dict[str, Any]:
+def rotate(node: Node, token: str = "") -> dict[str, Any]:
     """Make, vouch for, enrol and take the new key; tried again after any failure it goes on with the same one.
 
     Only while `silo run` does not: a round is signed with one key from its beginning to its end.
@@ -73,11 +73,15 @@ def _rotate(node: Node, pin: Pin, token: str) -> dict[str, Any]:
     except KeyFileError as error:
         raise UsageError(f"{error}; remove it and try again") from None
     envelope = _vouch(node, old, new)
-    node.__dict__["egress"] = egress = Egress(node.config, new, pin, node.egress_log, stop=node.stop)
-    answer = approvals.enrol(node, token, public=new.public)
-    found = Pin.from_answer(answer)
-    if (found.answer_public, found.log_vkey, found.silo) != (pin.answer_public, pin.log_vkey, pin.silo):
-        raise PortalChanged
+    egress = Egress(node.config, new, pin, node.egress_log, stop=node.stop)
+    if token:
+        node.__dict__["egress"] = egress
+        answer = approvals.enrol(node, token, public=new.public)
+        found = Pin.from_answer(answer)
+        if (found.answer_public, found.log_vkey, found.silo) != (pin.answer_public, pin.log_vkey, pin.silo):
+            raise PortalChanged
+    else:
+        answer = _hand_over(node, egress, envelope, new)
     node.evidence.record(
         "key.rotated",
         subject=("silo", node.config.name, None),
@@ -95,16 +99,28 @@ def _rotate(node: Node, pin: Pin, token: str) -> dict[str, Any]:
     }
 
 
-def _vouch(node: Node, old: SigningKey, new: SigningKey) -> Any:
-    payload = canonical.encode(
-        {
-            "schema": "consilium/key-rotation/1",
-            "silo": node.config.name,
-            "before": b64(old.public),
-            "after": b64(new.public),
-            "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        }
-    )
-    envelope = sign_envelope(ROTATION_TYPE, payload, old)
-    write_json(node.config.keys / "rotations" / f"{new.keyid}.json", envelope.as_dict())
+def _vouch(node: Node, old: SigningKey, new: SigningKey) -> Envelope:
+    """What both keys sign; a second try sends what the first one signed."""
+    path = node.config.keys / "rotations" / f"{new.keyid}.json"
+    kept = read_envelope(path)
+    if kept is not None and kept.payload_type == ROTATION_TYPE and len(kept.signatures) == 2:
+        return kept
+    time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    envelope = sign_rotation(KeyRotation(node.config.name, old.public, new.public, time), old=old, new=new)
+    write_json(path, envelope.as_dict())
     return envelope
+
+
+def _hand_over(node: Node, egress: Egress, envelope: Envelope, new: SigningKey) -> dict[str, Any]:
+    """Send with the old key, then ask with the new: the old one is given up only when the new one is accepted."""
+    try:
+        node.egress.put_json(_PATH, envelope.as_dict(), kind="key")
+    except PortalRefused as error:
+        if error.code != "UNKNOWN_KEY":  # else an earlier try arrived and its answer was lost
+            raise
+    answer: dict[str, Any] = egress.put_json(_PATH, envelope.as_dict(), kind="key").json()
+    if answer.get("key") != new.keyid:
+        raise SiloError(
+            "KEY_NOT_TAKEN", "The portal names another key than the new one: the old key stays. Call its admin."
+        )
+    return answer

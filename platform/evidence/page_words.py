@@ -13,6 +13,7 @@ TYPE_WORDS = {
     "organisation.registered": "A hospital was registered",
     "role.changed": "A person's role changed",
     "key.enrolled": "A silo's key was enrolled or confirmed",
+    "key.rotated": "A silo's key followed another",
     "key.revoked": "A silo's key was revoked",
     "policy.changed": "A hospital signed a policy",
     "policy.proposed": "A policy was proposed",

@@ -24,6 +24,7 @@ TYPES = frozenset(
         "organisation.registered",
         "role.changed",
         "key.enrolled",
+        "key.rotated",
         "key.revoked",
         "policy.changed",
         "policy.proposed",

@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from organisations.enrolment import parse_enrol
-from organisations.services import silo_enrol
+from organisations.services import silo_enrol, silo_rotate
 from organisations.trust import trust_receive
 from portal import access
-from portal.answers import node_view, read_json, refuse_replay, target_of, verified_request
+from portal.answers import node_view, read_envelope, read_json, refuse_replay, target_of, verified_request
 from portal.keys import answer_key, log_vkey
 from portal.problems import Refused
 from protocol.canonical import b64
@@ -59,3 +59,10 @@ def trust(request: HttpRequest) -> dict[str, Any]:
         raise Refused("BAD_MESSAGE", "The body must have exactly one member, versions, a list.")
     taken = trust_receive(silo=request.silo, versions=body["versions"])
     return {"trust": taken.digest, "version": taken.version}
+
+
+@node_view("PUT")
+def key(request: HttpRequest) -> dict[str, Any]:
+    """PUT /api/v1/silo/key: the next key of the silo, vouched for by the present one."""
+    silo = silo_rotate(silo=request.silo, envelope=read_envelope(request.body))
+    return {"key": silo.keyid, "state": silo.state}

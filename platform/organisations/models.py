@@ -107,3 +107,20 @@ class Silo(models.Model):
     def public(self) -> bytes | None:
         """The public key as bytes (32), or None before enrolment; databases return buffers of several types."""
         return None if self.public_key is None else bytes(self.public_key)
+
+
+class KeyRotation(models.Model):
+    """One key of a silo followed another. A key is followed once and follows once: so no statement counts twice."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    silo = models.ForeignKey(Silo, on_delete=models.PROTECT, related_name="rotations")
+    before = models.CharField(max_length=64, unique=True, help_text="keyid")
+    after = models.CharField(max_length=64, unique=True, help_text="keyid")
+    envelope = models.JSONField(help_text="what both keys signed")
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("at",)
+
+    def __str__(self) -> str:
+        return f"{self.before[:8]} -> {self.after[:8]}"

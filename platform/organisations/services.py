@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from evidence.services import acting
 from organisations.logins import login_failed_record, login_record
 from organisations.models import Membership, Organisation, Role, User
-from organisations.silos import silo_confirm, silo_enrol, silo_invite, silo_revoke
+from organisations.silos import silo_confirm, silo_enrol, silo_invite, silo_revoke, silo_rotate
 from portal.actors import Actor, Subject
 from portal.ids import uuid7
 from portal.problems import Refused
@@ -29,6 +29,7 @@ __all__ = [
     "silo_enrol",
     "silo_invite",
     "silo_revoke",
+    "silo_rotate",
 ]
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9\-]{0,58}[a-z0-9])?")
 _NETWORK_ROLES = (Role.ADMIN, Role.AUDITOR)

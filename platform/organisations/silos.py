@@ -14,18 +14,20 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from evidence.services import Act, acting
 from organisations.enrolment import EnrolRequest
-from organisations.models import Organisation, Silo, SiloState, User
+from organisations.models import KeyRotation, Organisation, Silo, SiloState, User
 from organisations.trust import read_trust
 from portal import events
 from portal.actors import ANONYMOUS, Actor, Subject, silo_actor
 from portal.denials import record_once
 from portal.problems import Refused
+from protocol.key_rotation import RotationError, verify_rotation
+from protocol.signing import Envelope, keyid
 from protocol.signing import fingerprint as fingerprint_of
-from protocol.signing import keyid
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_\-]{0,58}[a-z0-9])?")
 
@@ -128,12 +130,51 @@ def silo_revoke(*, actor: Actor, silo: Silo, reason: str) -> Silo:
     return silo
 
 
+def silo_rotate(*, silo: Silo, envelope: Envelope) -> Silo:
+    """The silo's key is the one that its present key vouches for; the old one is refused from now on.
+
+    The same again, signed by the new key (an answer was lost), changes nothing. At once, without an overlap: a study names
+    the keys of those who take part, so the new key signs no message of a running one and two valid keys would help nobody.
+    Refused: a statement that both keys did not sign, of another silo or key, a key that was used before.
+    """
+    with acting(
+        type="key.rotated", actor=silo_actor(silo.name, silo.organisation.slug), subject=Subject("silo", silo.name)
+    ) as act:
+        row = Silo.objects.select_for_update().get(pk=silo.pk)
+        try:
+            rotation = verify_rotation(envelope)
+        except RotationError as error:
+            raise Refused("BAD_MESSAGE", f"The rotation does not hold: {error}") from error
+        before, after = keyid(rotation.before), keyid(rotation.after)
+        # Under the lock: the key that signed the request may have been followed, or revoked, since it was looked up.
+        if rotation.silo != row.name or row.state != SiloState.ACTIVE or silo.keyid != row.keyid:
+            raise Refused("OUT_OF_STAGE", "This is not the present key of this silo.")
+        if row.keyid == after and KeyRotation.objects.filter(silo=row, before=before, after=after).exists():
+            return row
+        if row.keyid != before:
+            raise Refused("OUT_OF_STAGE", "The statement does not begin with the present key of this silo.")
+        if KeyRotation.objects.filter(Q(before=after) | Q(before=before) | Q(after=after)).exists():
+            raise Refused("KEY_TAKEN", "A key that was used before does not return; make a new one.")
+        row.public_key, row.keyid = rotation.after, after
+        try:
+            with transaction.atomic():
+                row.save(update_fields=("public_key", "keyid"))
+                KeyRotation.objects.create(silo=row, before=before, after=after, envelope=envelope.as_dict())
+        except IntegrityError as error:
+            raise Refused("KEY_TAKEN", "Another silo has this key; every silo makes its own.") from error
+        act.record(refs={"before": before, "after": after, "statement": envelope.digest})
+        events.publish(row.name)
+    return row
+
+
 def token_hash(token: str) -> str:
     """SHA-256 of a token, hex. Tokens are random (192 bits), so no slow hash is needed."""
     return hashlib.sha256(b"consilium/enrol/v1\n" + token.encode()).hexdigest()
 
 
 def _take_key(silo: Silo, request: EnrolRequest, number: str, act: Act) -> None:
+    if KeyRotation.objects.filter(before=number).exists():
+        raise Refused("KEY_TAKEN", "Another key followed this one; every silo makes a new one.")
     trust = read_trust(request.trust)
     silo.public_key, silo.keyid, silo.state = request.public, number, SiloState.PENDING
     silo.trust, silo.enrolled_at = request.trust, timezone.now()

@@ -191,6 +191,7 @@ SCHEMAS: dict[str, Any] = {
         {"versions": {"type": "array", "minItems": 1, "maxItems": 64, "items": _ref("Envelope")}},
     ),
     "TrustTaken": obj("The trust.json is registered.", {"trust": DIGEST, "version": {"type": "integer", "minimum": 1}}),
+    "KeyTaken": obj("The silo's key.", {"key": TEXT, "state": TEXT}),
     "PolicyTaken": obj("The policy is in force.", {"policy": DIGEST, "version": {"type": "integer", "minimum": 1}}),
     "DecisionTaken": obj(
         "The decision is stored. `complete` is false while more people of the hospital must sign.",

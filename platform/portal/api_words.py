@@ -111,6 +111,15 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         problems=("TRUST", "VERSION", "BAD_MESSAGE"),
         description="Oldest first; each is signed by the thresholds of the one before and its own. Known ones are passed over.",
     ),
+    ("PUT", "/silo/key"): Operation(
+        "The silo's next key, vouched for by its present one.",
+        "The new key is the silo's; the old one is refused from now on.",
+        "KeyTaken",
+        body="Envelope",
+        problems=("OUT_OF_STAGE", "KEY_TAKEN", "BAD_MESSAGE"),
+        description="Payload type application/vnd.consilium.key-rotation+json, signed by both keys. The same again, in a "
+        "request by the new key, changes nothing.",
+    ),
     ("PUT", "/silo/policy"): Operation(
         "Send the hospital's data-use policy, signed by its stewards.",
         "The policy is in force.",

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from silo_node.commands.terminal import AsJson, Folder, errors_shown, node_of, out, print_json
-from silo_node.errors import UsageError
 
 key = typer.Typer(help="This silo's own key.", no_args_is_help=True)
 
@@ -30,18 +29,16 @@ def rotate(
 ) -> None:
     """Take a new key in place of the old one, which signs that it does. `silo run` must be stopped.
 
-    Before: the portal's admin revokes this silo's key and invites the silo again, which gives the token. Afterwards: the
-    admin compares the new fingerprint, and each running study needs a new version with the new key.
+    The portal takes the new key on the old one's signature. With --token, where the admin revokes the old key and invites
+    again, it is enrolled anew. Afterwards each running study needs a new version with the new key.
 
     Examples:
 
-        silo key rotate /var/lib/consilium-silo --token TOKEN
+        silo key rotate /var/lib/consilium-silo
     """
     with errors_shown(as_json):
         from silo_node import key_rotation
 
-        if not token:
-            raise UsageError("give the token with --token: the portal's admin revokes the old key and invites again")
         node = node_of(folder)
         try:
             facts = key_rotation.rotate(node, token)
@@ -51,5 +48,5 @@ def rotate(
             print_json(facts)
             return
         out.print(f"The key of [bold]{facts['silo']}[/] is a new one; state at the portal: {facts['state']}.")
-        out.print(f"New fingerprint, which the admin must confirm:\n  {facts['fingerprint']}")
+        out.print(f"New fingerprint, to compare with the admin:\n  {facts['fingerprint']}")
         out.print("Studies that run now name the old key: each needs a new version, approved again.")

@@ -25,6 +25,7 @@ from protocol.agreed_parameters import agreed_parameters
 from protocol.canonical import b64, digest, unb64
 from protocol.evaluation import encode_tail
 from protocol.initial_model import initial_state
+from protocol.key_rotation import verify_rotation
 from protocol.manifest import freeze, parse_manifest
 from protocol.messages import State, Update
 from protocol.model_state import ModelState, TensorSpec
@@ -33,7 +34,7 @@ from protocol.secure_aggregation import words as word_sizes
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.words import lane, pack, unpack
 from protocol.server_step import apply, next_scales
-from protocol.signing import Envelope, SignatureError, SigningKey, sign_answer, sign_envelope, verify_request
+from protocol.signing import Envelope, SignatureError, SigningKey, keyid, sign_answer, sign_envelope, verify_request
 from protocol.transparency.note import Checkpoint, LogKey, sign_checkpoint
 from protocol.transparency.proof import make_proof
 from protocol.transparency.tiles import append, inclusion_from_tiles
@@ -788,6 +789,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             enrolling = path == "/api/v1/silo/enrol"
             public = unb64(json.loads(body)["public"]) if enrolling else double.public
+            if path == "/api/v1/silo/key" and f'keyid="{keyid(public)}"' not in self.headers["Signature-Input"]:
+                raise Refusal(401, "UNKNOWN_KEY", "No silo has this key.")
             try:
                 verify_request(
                     method=self.command,
@@ -804,6 +807,9 @@ class _Handler(BaseHTTPRequestHandler):
             double.received.append(Received(self.command, path, body, time.monotonic()))
             if enrolling:
                 content = double.enrol(json.loads(body))
+            elif path == "/api/v1/silo/key":
+                double.public = verify_rotation(Envelope.from_dict(json.loads(body))).after
+                content = json.dumps({"key": keyid(double.public), "state": "active"}).encode()
             else:
                 content, extra = double.answer(self.command, path, query, body, double.silo)
         except Refusal as refusal:

@@ -9,10 +9,12 @@ import pytest
 
 from protocol import canonical
 from protocol.canonical import unb64
-from protocol.signing import Envelope, SignatureError, SigningKey, keyid, verify_envelope
+from protocol.key_rotation import ROTATION_TYPE, verify_rotation
+from protocol.signing import Envelope, SigningKey, keyid, verify_envelope
 from silo_node import key_rotation
-from silo_node.errors import PortalUnreachable, UsageError
-from silo_node.key_rotation import ROTATION_TYPE, PortalChanged
+from silo_node.egress import Egress
+from silo_node.errors import PortalUnreachable, SiloError, UsageError
+from silo_node.key_rotation import PortalChanged
 from silo_node.node import FolderLock
 from tests.silo_node.portal_double import TOKEN
 
@@ -42,8 +44,7 @@ def test_the_new_key_is_enrolled_and_the_old_one_vouches_for_it(silo, portal):
     envelope = statement(silo, portal.public)
     assert verify_envelope(envelope, payload_type=ROTATION_TYPE, keys={keyid(old): old})
     assert unb64(canonical.decode(envelope.payload)["after"]) == portal.public
-    with pytest.raises(SignatureError):
-        verify_envelope(envelope, payload_type=ROTATION_TYPE, keys={keyid(portal.public): portal.public})
+    assert verify_rotation(envelope).after == portal.public  # and the new key signed too
     node = silo.node()
     [record] = [record for record in node.evidence.records() if record["type"] == "key.rotated"]
     node.close()
@@ -96,3 +97,42 @@ def test_the_help_says_what_has_to_come_before_and_after(silo):
     done = silo.command("key", "rotate", "--help")
     assert "Examples" in done.stdout
     assert "revokes" in done.stdout
+
+
+@pytest.mark.parametrize("step", ["before sending", "answer lost", "confirmed"])
+def test_a_crash_at_any_step_leaves_a_silo_that_goes_on(silo, portal, monkeypatch, step):
+    """Injected where a kill would fall; the second try ends with one key on both sides."""
+    old, real, calls = portal.public, Egress.put_json, []
+
+    def crash(self, *args, **more):
+        calls.append(args)
+        if step == "before sending":
+            raise KeyboardInterrupt
+        answer = real(self, *args, **more)
+        if step == "answer lost" or len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(Egress, "put_json", crash)
+    node = silo.node()
+    with pytest.raises(KeyboardInterrupt):
+        key_rotation.rotate(node)
+    node.close()
+    monkeypatch.setattr(Egress, "put_json", real)
+    node = silo.node()
+    key_rotation.rotate(node)
+    node.close()
+    assert portal.public != old
+    assert SigningKey.load(silo.folder / "keys" / "silo.key").public == portal.public
+
+
+def test_a_portal_that_only_says_that_it_took_the_key_does_not_cost_the_old_one(silo, portal, monkeypatch):
+    before = (silo.folder / "keys" / "silo.key").read_bytes()
+    monkeypatch.setattr(
+        "tests.silo_node.portal_double.verify_rotation", lambda _: type("Lie", (), {"after": portal.public})
+    )
+    node = silo.node()
+    with pytest.raises(SiloError):
+        key_rotation.rotate(node)
+    node.close()
+    assert (silo.folder / "keys" / "silo.key").read_bytes() == before
