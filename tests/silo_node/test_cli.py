@@ -172,6 +172,9 @@ def test_running_without_enrolment_says_what_to_do(fresh, portal, tmp_path):
     assert done.returncode == 2
     assert "silo enrol" in done.stderr
     assert "NOT_ENROLLED" in done.stderr
+    problems = json.loads(fresh.command("status", folder, "--json").stdout)["problems"]
+    [problem] = [each for each in problems if each["code"] == "NOT_ENROLLED"]
+    assert "silo enrol" in problem["do"]
 
 
 def test_init_says_what_is_wrong_without_a_librarys_words(fresh, tmp_path):
