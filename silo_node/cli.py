@@ -282,13 +282,13 @@ def _write_settings(folder: Path, *, name: str, portal: str, data: str, ask: boo
             raise UsageError(f"--{key} is needed to make a silo")
     given["data"] = str(Path(given["data"]).expanduser().resolve())
     from silo_node.commands.settings_file import first_settings
-    from silo_node.config import Settings
+    from silo_node.config import Settings, words
 
     try:
         Settings.model_validate(given)  # before anything is written
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0] if first['loc'] else 'portal'}: {first['msg']}") from None
+        raise UsageError(f"--{first['loc'][0] if first['loc'] else 'portal'}: {words(first)}") from None
     write_bytes(path, first_settings(**given))
 
 

@@ -418,7 +418,7 @@ class Config:
             return cls(folder, Settings.model_validate(_lists_to_tuples(values)))
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc'])}: {_words(item)}" for item in error.errors()
+                f"{'.'.join(str(part) for part in item['loc'])}: {words(item)}" for item in error.errors()
             )
             raise UsageError(f"{path}: {problems}") from None
 
@@ -603,7 +603,8 @@ def _lists_to_tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _words(item: Any) -> str:
+def words(item: Any) -> str:
+    """What is wrong with one setting, from pydantic's error about it, without pydantic's own prefix."""
     if item["type"] == "extra_forbidden":
         return "is not a setting; check its spelling"
     if item["type"] == "missing":

@@ -50,7 +50,7 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """What `write_json` wrote, or None where there is no file. Raises: UsageError for a file that is not JSON."""
+    """What `write_json` wrote, or None where there is no file. Raises: UsageError for a file that is not JSON, or too deep."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -59,6 +59,8 @@ def read_json(path: Path) -> Any | None:
         return json.loads(data)
     except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error}); restore it from a backup or remove it") from None
+    except RecursionError:
+        raise UsageError(f"{path}: its JSON is nested too deeply; restore it from a backup or remove it") from None
 
 
 def sync_folder(folder: Path) -> None:

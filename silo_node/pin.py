@@ -64,10 +64,11 @@ class Pin:
 
     @classmethod
     def load(cls, config: Config) -> Pin:
-        """Raises: UsageError where the silo is not enrolled."""
+        """Raises: UsageError, `NOT_ENROLLED` where the silo is not enrolled."""
         value = read_json(config.pin)
         if value is None:
             raise UsageError(
-                f"this silo is not enrolled: `silo enrol {config.folder} --token ...` (the portal's admin has the token)"
+                f"this silo is not enrolled: `silo enrol {config.folder} --token ...` (the portal's admin has the token)",
+                "NOT_ENROLLED",
             )
         return cls.from_answer(value)

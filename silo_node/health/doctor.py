@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
 
 from silo_node.config import Config
 from silo_node.errors import (
@@ -64,7 +66,7 @@ def examine(folder: Path) -> list[Check]:
     except UsageError as error:
         return [Check("settings", FAIL, f"{error.sentence}.", "Correct silo.toml; `silo init` makes a new one.")]
     groups: tuple[Callable[[Config], Iterable[Check]], ...] = (
-        *(here, the_way, signed, broker, images, consent, steward, graphics_card),
+        *(here, the_way, signed, broker, images, pacs, consent, steward, graphics_card),
     )
     found: dict[str, list[Check]] = {}
     # Daemons: a drive that hangs must not keep the command from ending.
@@ -336,6 +338,26 @@ def _decoders(syntaxes: dict[str, int]) -> Check:
         said = f"No decoder is there for transfer syntaxes of the index: {', '.join(missing)}."
         return Check("decoders", FAIL, said, what_to_do("NO_DECODER"))
     return Check("decoders", OK, "There is a decoder for every transfer syntax of the index.")
+
+
+def pacs(config: Config) -> Iterable[Check]:
+    """The PACS takes connections now; the last fetch and the receiver had no problem."""
+    from silo_node.pacs import state
+
+    name, dicomweb = "PACS", config.settings.dicomweb
+    if dicomweb is None and config.settings.receiver is None:
+        yield Check(name, OK, "No PACS is set in silo.toml.")
+        return
+    parts = urlsplit(dicomweb.url if dicomweb is not None else "")
+    if parts.hostname and not getproxies_environment():
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            network.connect(parts.hostname, port, "the PACS").close()
+        except Broken as error:
+            yield Check(name, FAIL, error.said, error.do)
+            return
+    wrong = [SiloError(each["code"], each["sentence"]) for each in state.problems(state.report(config))]
+    yield _from(name, wrong, "The last fetch and the receiver report no problem.")
 
 
 def consent(config: Config) -> Iterable[Check]:

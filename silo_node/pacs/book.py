@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from silo_node.errors import DiskFull, UsageError, is_disk_full
+from silo_node.service.migrations import Step, migrate
 
-VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS studies (study TEXT PRIMARY KEY, instances INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS instances (
+STEPS: Final[tuple[Step, ...]] = (
+    (
+        "CREATE TABLE IF NOT EXISTS studies (study TEXT PRIMARY KEY, instances INTEGER NOT NULL)",
+        """CREATE TABLE IF NOT EXISTS instances (
     sop TEXT PRIMARY KEY, study TEXT, series TEXT, patient TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('wanted', 'there', 'refused')), code TEXT, tries INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX IF NOT EXISTS instances_by_state ON instances (state);
-CREATE INDEX IF NOT EXISTS instances_by_patient ON instances (patient);
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+    state TEXT NOT NULL CHECK (state IN ('wanted', 'there', 'refused')), code TEXT, tries INTEGER NOT NULL DEFAULT 0)""",
+        "CREATE INDEX IF NOT EXISTS instances_by_state ON instances (state)",
+        "CREATE INDEX IF NOT EXISTS instances_by_patient ON instances (patient)",
+        "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    ),
+)
 MAX_TRIES: Final = 3
 """Runs in which an instance that was refused is asked for again; then it stays refused."""
 
@@ -34,27 +36,22 @@ MAX_TRIES: Final = 3
 class Book:
     """pacs.db, opened. Safe to use from several threads, and beside other processes.
 
-    Raises (everywhere): UsageError `PACS_DB_DAMAGED`, `UPGRADE_NEEDED`; DiskFull.
+    Raises (everywhere): UsageError `PACS_DB_DAMAGED`; UpgradeNeeded; DiskFull.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._db = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
-        with _faults_named():
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found > VERSION:
-                self._db.close()
-                raise UsageError(
-                    "pacs.db was written by a newer version of this software: install that version again",
-                    "UPGRADE_NEEDED",
-                )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # After a power cut the last rows may be gone, never a part of one: they are fetched again.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
-            self._db.commit()
+        try:
+            with _faults_named():
+                migrate(self._db, STEPS)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                # After a power cut the last rows may be gone, never a part of one: they are fetched again.
+                self._db.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Close it."""

@@ -20,6 +20,7 @@ from typing import Final, Literal, cast
 
 from silo_node.config import NAME
 from silo_node.errors import Refused, UsageError
+from silo_node.service.migrations import Step, migrate
 
 Role = Literal["it", "steward"]
 ROLES: Final = ("it", "steward")
@@ -36,14 +37,15 @@ FORGIVEN: Final = 24 * 3600.0
 _SCRYPT: Final = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20, "dklen": 32}
 _ONE_AT_A_TIME: Final = threading.Lock()
 """32 MB and a tenth of a second a guess: guesses wait for each other, and can't take the silo's memory."""
-_SCHEMA: Final = """
-PRAGMA journal_mode=WAL;
-CREATE TABLE IF NOT EXISTS users(
- name TEXT PRIMARY KEY, role TEXT NOT NULL, person TEXT NOT NULL, salt BLOB NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS sessions(
- token BLOB PRIMARY KEY, name TEXT NOT NULL, form TEXT NOT NULL, ends REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failures(bucket INTEGER PRIMARY KEY, times INTEGER NOT NULL, until REAL NOT NULL);
-"""
+STEPS: Final[tuple[Step, ...]] = (
+    (
+        """CREATE TABLE IF NOT EXISTS users(
+ name TEXT PRIMARY KEY, role TEXT NOT NULL, person TEXT NOT NULL, salt BLOB NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS sessions(
+ token BLOB PRIMARY KEY, name TEXT NOT NULL, form TEXT NOT NULL, ends REAL NOT NULL) WITHOUT ROWID""",
+        "CREATE TABLE IF NOT EXISTS failures(bucket INTEGER PRIMARY KEY, times INTEGER NOT NULL, until REAL NOT NULL)",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class Session:
 
 
 class Accounts:
-    """Shared by the page and `silo page user`. Safe to use from several threads. clock: seconds since 1970."""
+    """Shared by the page and `silo page user`. Safe to use from several threads. clock: seconds since 1970.
+
+    Raises: UpgradeNeeded, where newer software wrote page.db.
+    """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         path = folder / "page.db"
@@ -73,7 +78,12 @@ class Accounts:
         self._clock = clock
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._db.executescript(_SCHEMA)
+        try:
+            migrate(self._db, STEPS)
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except BaseException:
+            self._db.close()
+            raise
 
     def users(self) -> list[User]:
         """Everybody, by name."""

@@ -171,6 +171,17 @@ def test_running_without_enrolment_says_what_to_do(fresh, portal, tmp_path):
     done = fresh.command("run", folder)
     assert done.returncode == 2
     assert "silo enrol" in done.stderr
+    assert "NOT_ENROLLED" in done.stderr
+    problems = json.loads(fresh.command("status", folder, "--json").stdout)["problems"]
+    [problem] = [each for each in problems if each["code"] == "NOT_ENROLLED"]
+    assert "silo enrol" in problem["do"]
+
+
+def test_init_says_what_is_wrong_without_a_librarys_words(fresh, tmp_path):
+    done = fresh.command("init", str(fresh.folder), "--name", "site-1", "--portal", "x", "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert "--portal: " in done.stderr
+    assert "Value error" not in done.stderr
 
 
 def test_errors_as_json_are_one_object(tmp_path, fresh):

@@ -372,3 +372,28 @@ def test_a_check_that_hangs_is_named_and_the_doctor_ends(silo, monkeypatch):
     checks = {each.name: each for each in doctor.examine(silo.folder)}
     forever.set()
     assert checks["images"].state == doctor.FAIL and "drive" in checks["images"].do
+
+
+def test_a_pacs_at_which_nothing_listens_is_named(silo):
+    port = closed_port()
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(f'\n[dicomweb]\nurl = "http://127.0.0.1:{port}/dicom-web"\n')
+    failing(silo, "PACS", f"the PACS 127.0.0.1:{port} refuses the connection")
+
+
+RECEIVER = """
+[receiver]
+port = 11112
+ae_title = "SILO"
+[[receiver.peers]]
+ae_title = "PACS"
+host = "127.0.0.1"
+"""
+
+
+def test_a_receiver_that_could_not_listen_is_named(silo):
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(RECEIVER)
+    found = {"code": "RECEIVER_PORT", "sentence": "The port is in use.", "time": "2026-01-01T00:00:00+00:00"}
+    write_json(silo.folder / "receiver.json", found)
+    failing(silo, "PACS", "The port is in use.", "free port")

@@ -16,6 +16,10 @@ from silo_node.evidence.evidence_log import EvidenceLog
 from silo_node.imaging import cache, index
 from silo_node.journal import SqliteJournal
 from silo_node.keys import Keys
+from silo_node.pacs import book
+from silo_node.pacs.book import Book
+from silo_node.page import accounts
+from silo_node.page.accounts import Accounts, User
 from silo_node.service.migrations import UpgradeNeeded, migrate
 
 FORMATS = Path(__file__).parent / "formats"
@@ -25,6 +29,8 @@ STEPS = {
     "evidence": evidence_log.STEPS,
     "index": index.STEPS,
     "slots": cache.STEPS,
+    "page": accounts.STEPS,
+    "pacs": book.STEPS,
 }
 
 
@@ -49,6 +55,12 @@ def opened(folder, name, silo):
         found = [record["type"] for record in store.records()], store.counts()
     elif name == "index":
         return [(file.path, file.patient, file.problem) for file in index.files(folder / "index.db")]
+    elif name == "page":
+        store = Accounts(folder)
+        found = store.users()
+    elif name == "pacs":
+        store = Book(folder / "pacs.db")
+        found = store.counts()
     else:
         return cache.Cache.existing(folder)._salt
     store.close()
@@ -60,6 +72,8 @@ CONTENT = {
     "evidence": (["policy.changed", "study.approved"], {"entries": 2, "sequenced": 1}),
     "index": [(Path("/data/a/b.dcm"), "PAT-0001", None), (Path("/data/c.dcm"), None, "NOT_DICOM")],
     "slots": b"\x01\x02",
+    "page": [User("it", "it", "")],
+    "pacs": {"there": 1},
 }
 
 
