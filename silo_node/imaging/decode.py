@@ -24,13 +24,13 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian
 
-from silo_node.imaging import bounded, header
+from silo_node.imaging import bounded, codestream, header
 from silo_node.imaging.bounded import Source
 from silo_node.imaging.errors import PixelError
 from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, transfer_syntax
 
 WINDOWS = ("full", "dicom")
-VERSION = 2  # part of the cache key: raise it when the same file would decode to other bits
+VERSION = 3  # part of the cache key: raise it when the same file would decode to other bits
 MAX_FRAME = 8 * MAX_PIXELS  # bytes of one frame, as stored
 _FROM_GROUPS = (
     "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
@@ -64,6 +64,8 @@ def read(path: Path, *, size: tuple[int, int], window: str = "full") -> NDArray[
         with bounded.opened(path) as source:
             dataset = _one_frame(source)
     except OSError as error:
+        if error.errno is None:  # pydicom's own
+            raise PixelError("PIXELS_CORRUPT", "A file's header is damaged.") from error
         raise PixelError("UNREADABLE", "A file could not be read.") from error
     except MemoryError as error:
         raise _memory() from error
@@ -108,6 +110,8 @@ def _one_frame(source: Source) -> Dataset:
     source.allow(value=MAX_FRAME, total=2 * MAX_FRAME)
     if UID(syntax).is_encapsulated:
         data = _compressed(dataset, source, length, index, frames)
+    elif length == header.UNDEFINED:
+        raise ValueError("pixel data that is not compressed has no length")
     else:
         bits = header.native_bits(dataset, tag, rows, columns)
         if index and bits % 16 and syntax == ExplicitVRBigEndian:
@@ -132,6 +136,9 @@ def _compressed(dataset: Dataset, source: Source, length: int, index: int, frame
     table, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
     offsets = (table, lengths) if table and lengths else None
     frame = encaps.get_frame(source, index, extended_offsets=offsets, number_of_frames=frames)
+    said = tuple(header.number(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel"))
+    if codestream.size(frame) not in (None, said):
+        raise ValueError("the header says another size than the compressed picture")
     return encaps.encapsulate([frame])
 
 
@@ -181,6 +188,8 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
     # float32 holds 24 bits: wider values keep theirs until they are fitted into 0..1
     kind: type[np.floating[Any]] = np.float32 if bits <= 24 else np.float64
     values = apply_modality_lut(stored, dataset).astype(kind)
+    if not np.isfinite(values).all():
+        raise ValueError("the rescaled values are no numbers")
     limits = _window(dataset) if window == "dicom" else None
     if window == "dicom" and limits is None and dataset.get("VOILUTSequence"):
         values = apply_voi(apply_modality_lut(stored, dataset), dataset, index=0).astype(kind)
@@ -204,6 +213,8 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
 def _stored(dataset: Dataset) -> NDArray[Any]:
     """Stored values of the frame: [h, w], or [h, w, 3] for colour."""
     bits, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    if bits is not None and not 1 <= bits <= dataset.BitsAllocated:
+        raise ValueError("more bits are stored than a pixel has, or none")
     if high is None or bits is None or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         stored = pixel_array(dataset)
     else:

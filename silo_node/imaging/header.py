@@ -21,12 +21,13 @@ from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from silo_node.imaging import bounded
 from silo_node.imaging.bounded import Source, TooMuch
 
-VERSION = 2  # kept in the index: raise it when the same file would get another row
+VERSION = 3  # kept in the index: raise it when the same file would get another row
 MAX_PIXELS = 64 * 2**20  # 8,192 x 8,192: larger than any mammogram
 MAX_TEXT = 1024  # characters of an identifier; the standard gives them 64
 # Everything that pydicom was seen to raise on damaged bytes; anything else is a fault of ours and must show.
@@ -44,7 +45,10 @@ _TAGS = [
 _BY_NAME = {name: Tag(name) for name in _TAGS}
 _OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(_BY_NAME.values())}
 _PLAIN = re.compile(rb"[ -\[\]-~\x00]*")  # ASCII without backslash and escape
-_CODE, _UID = re.compile(r"[A-Z0-9 _]{1,16}"), re.compile(r"[0-9.]{1,64}")  # what is shown is what it must be, or not
+_CODE, _UID = (
+    re.compile(r"[A-Z][A-Z0-9]{1,15}"),
+    re.compile(r"[0-9.]{1,64}"),
+)  # what is shown is what it must be, or not
 _MANY_FRAGMENTS = 200_000
 
 # pydicom's warnings and log lines quote header values: they may name a patient.
@@ -79,8 +83,8 @@ def read(path: Path | str) -> Header:
             return _header(dataset_of(source), source)
     except bounded.NotAFile:
         return Header(problem="NOT_A_FILE")
-    except OSError:
-        return Header(problem="UNREADABLE")
+    except OSError as error:  # pydicom's own, about a sequence without an end, has no number
+        return Header(problem="CORRUPT" if error.errno is None else "UNREADABLE")
     except InvalidDicomError:
         return Header(problem="NOT_DICOM")
     except (TooMuch, RecursionError, MemoryError):
@@ -165,7 +169,10 @@ def text(dataset: Dataset, name: str) -> str | None:
     if isinstance(raw, RawDataElement) and raw.value is not None and _PLAIN.fullmatch(raw.value):
         value = raw.value.decode("ascii")
     else:
-        value = str(dataset.get(name) or "")
+        found = dataset.get(name)
+        if isinstance(found, Sequence):
+            raise ValueError("a text is a sequence")
+        value = str(found or "")
         value.encode()  # half a surrogate pair could be written nowhere
     if len(value) > MAX_TEXT:
         raise ValueError("a text is too long")
@@ -218,6 +225,8 @@ def _pixel_problem(header: Header, dataset: Dataset, source: Source, syntax: str
     assert header.rows is not None and header.columns is not None and header.frames is not None
     tag, _, length = found
     if length == UNDEFINED:
+        if not pydicom.uid.UID(syntax).is_encapsulated:
+            return "PIXELS_CORRUPT"
         return None if _fragments(source) >= header.frames else "PIXELS_CUT"
     held = min(length, source.size - source.tell())
     if pydicom.uid.UID(syntax).is_encapsulated:

@@ -1,0 +1,129 @@
+"""Where header and pixel data contradict each other, nobody knows which picture was meant: the file is refused."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
+
+from silo_node.imaging import codestream, decode, header, index
+from silo_node.imaging.errors import PixelError
+from tests.silo_node.imaging.conftest import write_dicom
+
+PICTURE = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4, np.ones((10, 10), np.uint8))
+
+
+def _compressed(path: Path, kind: str) -> Path:
+    if kind == "j2k":
+        return write_dicom(path, PICTURE, syntax=uid.JPEG2000Lossless)
+    if shutil.which("gdcmconv") is None:
+        pytest.skip("gdcmconv writes these encodings; it is not on the path")
+    plain = write_dicom(path.with_name("plain.dcm"), PICTURE)
+    subprocess.run(["gdcmconv", f"--{kind}", str(plain), str(path)], check=True, timeout=60)
+    return path
+
+
+def _edited(path: Path, **elements: Any) -> Path:
+    dataset = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def _code(path: Path) -> str:
+    with pytest.raises(PixelError) as caught:
+        decode.read(path, size=(16, 16))
+    return caught.value.code
+
+
+@pytest.mark.parametrize("kind", ["j2k", "jpeg", "jpegls"])
+@pytest.mark.parametrize(
+    "said", [{"Rows": 40, "Columns": 160}, {"Rows": 20, "Columns": 20}, {"Rows": 2000}, {"SamplesPerPixel": 3}]
+)
+def test_a_compressed_picture_of_another_size_than_said_is_refused(
+    tmp_path: Path, kind: str, said: dict[str, int]
+) -> None:
+    path = _compressed(tmp_path / "1.dcm", kind)
+    frame = next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1))
+    assert codestream.size(frame) == (80, 80, 1)
+    assert (decode.read(path, size=(80, 80)) == np.rint(PICTURE / 252 * 255)).all()
+    assert _code(_edited(path, **said)) == "PIXELS_CORRUPT"
+
+
+def test_a_code_stream_in_boxes_says_its_size_and_half_of_one_says_nothing() -> None:
+    stream = b"\xff\x4f\xff\x51" + struct.pack(">HH4L4LH", 47, 0, 110, 60, 10, 20, 100, 40, 0, 0, 3)
+    assert codestream.size(stream) == (40, 100, 3)
+    assert codestream.size(struct.pack(">L", 12) + b"jP  " + bytes(40) + stream) == (40, 100, 3)
+    for cut in range(len(stream)):
+        assert codestream.size(stream[:cut]) is None
+    jpeg = b"\xff\xd8\xff\xff\xe0\x00\x04ab" + b"\xff\xc0\x00\x0b\x08\x00\x28\x00\x64\x01\x01\x11\x00"
+    assert codestream.size(jpeg) == (40, 100, 1)
+    for cut in range(len(jpeg) - 3):
+        assert codestream.size(jpeg[:cut]) is None
+    assert codestream.size(b"\xff\xd8\xff\xe0\x00\x00" * 50) is None
+
+
+def test_fragments_under_a_syntax_without_compression_are_not_taken_for_pixels(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "1.dcm", PICTURE)
+    body = path.read_bytes()
+    end = body.index(b"\xe0\x7f\x10\x00")
+    value = encapsulate([PICTURE.tobytes()]) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    path.write_bytes(body[:end] + b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + value)
+    assert header.read(path).problem == "PIXELS_CORRUPT"
+    assert header.read(path).problem in index.PROBLEMS
+    assert _code(path) == "PIXELS_CORRUPT"
+
+
+@pytest.mark.parametrize("stored", [0, 9, 99])
+def test_more_stored_bits_than_a_pixel_has_or_none_are_refused(tmp_path: Path, stored: int) -> None:
+    assert _code(_edited(write_dicom(tmp_path / "1.dcm", PICTURE), BitsStored=stored)) == "PIXELS_CORRUPT"
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [("1", "1e308"), ("nan", "0"), ("1e400", "0")])
+def test_a_rescale_that_gives_no_numbers_is_refused(tmp_path: Path, slope: str, intercept: str) -> None:
+    path = write_dicom(tmp_path / "1.dcm", PICTURE)
+    body = path.read_bytes()
+    at = body.index(b"\xe0\x7f\x10\x00")
+    extra = b"".join(
+        struct.pack("<HH2sH", 0x28, element, b"DS", len(text) + len(text) % 2) + (text + " " * (len(text) % 2)).encode()
+        for element, text in ((0x1052, intercept), (0x1053, slope))
+    )
+    path.write_bytes(body[:at] + extra + body[at:])
+    assert header.read(path).problem is None
+    assert _code(path) == "PIXELS_CORRUPT"
+
+
+def test_a_patient_id_that_is_a_sequence_names_nobody(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "1.dcm", PICTURE, patient=None)
+    body = path.read_bytes()
+    at = body.index(b"\x20\x00\x0d\x00")
+    name = b"\x10\x00\x10\x00PN\x0c\x00Planted^Name"
+    value = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(name)) + name
+    path.write_bytes(body[:at] + b"\x10\x00\x20\x00SQ\0\0" + struct.pack("<L", len(value)) + value + body[at:])
+    found = header.read(path)
+    assert (found.problem, found.patient) == ("CORRUPT", None)
+
+
+@pytest.mark.parametrize("modality", ["OTTO GEHEIM", "GEHEIM_OTTO", "19480101", "4711"])
+def test_a_name_or_number_in_place_of_the_modality_is_not_shown(tmp_path: Path, modality: str) -> None:
+    assert header.read(write_dicom(tmp_path / "1.dcm", PICTURE, modality=modality)).modality is None
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_sequence_without_an_end_is_damage_and_not_a_matter_of_rights(tmp_path: Path, length: int) -> None:
+    path = write_dicom(tmp_path / "1.dcm", PICTURE)
+    body = path.read_bytes()
+    at = body.index(b"\x28\x00\x02\x00")
+    head = struct.pack("<HH2s2sLHHL", 0x09, 0x1140, b"SQ", b"\0\0", 0xFFFFFFFF, 0xFFFE, 0xE000, length)
+    path.write_bytes(body[:at] + head + body[at:])
+    assert header.read(path).problem == "CORRUPT"
+    assert _code(path) == "PIXELS_CORRUPT"
