@@ -8,6 +8,7 @@
     reading.py      what the pages show, read from the silo's folder; writes nothing
     sent.py         what left this hospital: filtered, in pages, as CSV
     studies.py      a study as a steward reads it, and the decision by passkey
+    views*.py       one function an address; views_sign.py what a steward signs beside studies
     checks.py       the results of `silo doctor`
     templates/, static/     one stylesheet, two small scripts; nothing comes from another host, no code stands in a page
 
