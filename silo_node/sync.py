@@ -105,7 +105,7 @@ class Sync:
             self._supervisor.start()
             software.note(self.node)
             poller, results = Poller(self.node, self._events), Results(self.node, self._events)
-            watch = Watch(self.node, self._status)
+            watch = Watch(self.node, self._status, self._supervisor.page_problem)
             for name, target in (
                 ("watch-here", watch.here),
                 ("watch-portal", watch.portal),

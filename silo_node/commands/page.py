@@ -80,6 +80,7 @@ def add(
         config = config_of(folder)
         accounts = Accounts(config.folder)
         try:
+            accounts.check_new(name, role=role, person=person)  # before anybody types a password in vain
             user = accounts.add(name, role=role, person=person, password=_password(password_file))
         finally:
             accounts.close()
@@ -102,6 +103,7 @@ def password(name: Name, folder: Folder = None, password_file: PasswordFile = No
 
         accounts = Accounts(config_of(folder).folder)
         try:
+            accounts.check_there(name)
             accounts.set_password(name, _password(password_file))
         finally:
             accounts.close()

@@ -50,8 +50,7 @@ def resume(
         try:
             pause = resumes.waiting(node.config, study)
             before = resumes.pending(node.config, pause, datetime.now(UTC))
-            if before is None and not reason.strip():
-                raise UsageError("a reason is needed to resume: --reason TEXT")
+            resumes.draft(node.config, pause, reason)  # what can't be signed is said before anything is asked
             if not as_json:
                 out.print(f"{study} waits at this silo: {pause.sentence}.", markup=False)
                 for sentence in resumes.risk(pause, node.config.name):

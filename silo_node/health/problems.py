@@ -193,6 +193,21 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("The stewards agree on who decides, as many as the hospital asks for: `silo trust`.", ("TRUST_THRESHOLD",)),
     ("Begin again on the node's page, at the address at which the passkey was made.", ("PASSKEY_NOT_VALID", "QUESTION_OVER")),
     ("Wait, or let hospital IT set a new password: `silo page user password`.", ("SIGN_IN_PAUSED", "SIGN_IN_WRONG")),
+    (
+        "Give [page] in silo.toml a port that no other program uses, then restart the silo; or end that program: the page is "
+        "tried again by itself.",
+        ("PAGE_PORT_TAKEN",),
+    ),
+    (
+        "Put a certificate and its key without a passphrase where [page] tls_cert and tls_key in silo.toml say (PEM files "
+        "that this user can read): the page is tried again by itself.",
+        ("PAGE_CERTIFICATE",),
+    ),
+    (
+        "Read the end of page.log in the silo's folder; rounds go on without the page. If it comes again, send that end to "
+        "the network's admin.",
+        ("PAGE_CRASHED",),
+    ),
     ("Choose the study from the list of studies.", ("NO_SUCH_STUDY",)),
     ("The stewards extend it or name a new key: `silo trust`.", ("TRUST_KEY_EXPIRES", "TRUST_KEY_EXPIRED")),
     (

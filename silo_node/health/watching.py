@@ -8,6 +8,7 @@ long poll alone would notice a network that went silent only after its own long 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Final
 
 import redis
@@ -29,9 +30,10 @@ CHECKPOINT: Final = "/api/v1/log/checkpoint"
 
 
 class Watch:
-    """What the two threads do. live: where they say what they found."""
+    """What the two threads do. live: where they say what they found. page: why the node's page is not served."""
 
-    def __init__(self, node: Node, live: Live) -> None:
+    def __init__(self, node: Node, live: Live, page: Callable[[], list[SiloError]]) -> None:
+        self._page = page
         self._node = node
         self._live = live
         self._look = Here()
@@ -51,7 +53,7 @@ class Watch:
     def look_here(self) -> None:
         """Once."""
         config = self._node.config
-        self._tell(HERE, [*self._look(config), *self._broker_problem()])
+        self._tell(HERE, [*self._look(config), *self._broker_problem(), *self._page()])
 
     def look_at_portal(self) -> None:
         """Once. What the portal refuses to give while it is there is no fault of the way."""

@@ -93,6 +93,17 @@ class Accounts:
 
     def add(self, name: str, *, role: str, person: str, password: str) -> User:
         """A new account. Raises: UsageError."""
+        self.check_new(name, role=role, person=person)
+        salt, hashed = _hashed(_long_enough(password))
+        with self._lock:
+            try:
+                self._db.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?)", (name, role, person, salt, hashed))
+            except sqlite3.IntegrityError:
+                raise _there_already(name) from None
+        return User(name, cast(Role, role), person)
+
+    def check_new(self, name: str, *, role: str, person: str) -> None:
+        """Whether such an account can be made. Raises: UsageError."""
         if not NAME.fullmatch(name):
             raise UsageError(
                 "a user's name is 1 to 63 of a-z, 0-9, - and _, starting and ending with a letter or digit"
@@ -105,22 +116,20 @@ class Accounts:
                 if role == "steward"
                 else "--person is for stewards only"
             )
-        salt, hashed = _hashed(_long_enough(password))
-        with self._lock:
-            try:
-                self._db.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?)", (name, role, person, salt, hashed))
-            except sqlite3.IntegrityError:
-                raise UsageError(
-                    f"there is a user {name} already: `silo page user password {name}` sets a new password"
-                ) from None
-        return User(name, cast(Role, role), person)
+        if any(user.name == name for user in self.users()):
+            raise _there_already(name)
+
+    def check_there(self, name: str) -> None:
+        """Raises: UsageError where there is no such user."""
+        if all(user.name != name for user in self.users()):
+            raise _nobody(name)
 
     def remove(self, name: str) -> None:
         """End an account and its sessions. Raises: UsageError."""
         with self._lock:
             self._end_sessions(name)
             if not self._db.execute("DELETE FROM users WHERE name = ?", (name,)).rowcount:
-                raise UsageError(f"there is no user {name}: `silo page user list` names them")
+                raise _nobody(name)
 
     def set_password(self, name: str, password: str) -> None:
         """Another password: all sessions end, and wrong tries are forgotten. Raises: UsageError."""
@@ -128,7 +137,7 @@ class Accounts:
         with self._lock:
             changed = self._db.execute("UPDATE users SET salt = ?, hash = ? WHERE name = ?", (salt, hashed, name))
             if not changed.rowcount:
-                raise UsageError(f"there is no user {name}: `silo page user list` names them")
+                raise _nobody(name)
             self._end_sessions(name)
             self._db.execute("DELETE FROM failures WHERE bucket = ?", (_bucket(name),))
 
@@ -202,6 +211,14 @@ class Accounts:
 
     def _end_sessions(self, name: str) -> None:
         self._db.execute("DELETE FROM sessions WHERE name = ?", (name,))
+
+
+def _there_already(name: str) -> UsageError:
+    return UsageError(f"there is a user {name} already: `silo page user password {name}` sets a new password")
+
+
+def _nobody(name: str) -> UsageError:
+    return UsageError(f"there is no user {name}: `silo page user list` names them")
 
 
 def _long_enough(password: str) -> str:

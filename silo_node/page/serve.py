@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
 from silo_node.config import Config
 from silo_node.errors import UsageError
+from silo_node.page import start
 from silo_node.page.accounts import Accounts
 from silo_node.service import logs
 
@@ -18,8 +18,9 @@ from silo_node.service import logs
 def serve(config: Config) -> None:
     """Until SIGTERM or SIGINT, then the process ends.
 
-    Raises: UsageError where the address is taken or the certificate is missing.
+    Raises: UsageError where the address is taken or the certificate can't be used (start.py).
     """
+    start.check(config)
     # HTTP only; no other protocol, no access log: addresses name studies, and a log of readers is nobody's wish.
     from granian.constants import HTTPModes, Interfaces
     from granian.server.embed import Server
@@ -28,10 +29,6 @@ def serve(config: Config) -> None:
 
     page = config.settings.page
     cert, key = ((config.folder / name) if name else None for name in (page.tls_cert, page.tls_key))
-    for path in (cert, key):
-        if path is not None and not path.is_file():
-            raise UsageError(f"{path} is missing: [page] tls_cert and tls_key in silo.toml name PEM files")
-    _free(page.host, page.port)
     accounts = Accounts(config.folder)
     server = Server(
         make_app(config, accounts),
@@ -59,18 +56,6 @@ def serve(config: Config) -> None:
     # The server's own threads may still be ending, and one that meets Python's clean-up aborts the process.
     sys.stdout.flush()
     os._exit(0)
-
-
-def _free(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(
-                f"the page can't use {host} port {port} ({error.strerror}): another program has it, perhaps a second "
-                "silo's page; set [page] port in silo.toml"
-            ) from None
 
 
 def main(folder: str) -> None:

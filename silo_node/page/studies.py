@@ -17,13 +17,16 @@ from typing import Any, Final
 
 from protocol.manifest import describe, study_facts
 from protocol.policy import load_closure, match, policy_facts
+from protocol.trust import TrustedKey, parse_trust
 from silo_node.config import Config
 from silo_node.errors import PortalError, PortalRefused, Refused, SiloError, UsageError
 from silo_node.node import Node
 from silo_node.page import reading
+from silo_node.page.asking import Ask
 from silo_node.pin import Pin
-from silo_node.steward import approvals, documents
+from silo_node.steward import approvals, documents, passkeys
 from silo_node.steward.approvals import Proposal
+from silo_node.steward.trust_changes import Draft
 
 WAIT_SECONDS: Final = 600.0
 MOST_WAITING: Final = 32
@@ -129,6 +132,21 @@ def read(config: Config, study: str) -> Seen:
         envelope, policy = documents.load_policy(config, trust, now=datetime.now(UTC))
         said = match(policy_facts(policy), study_facts(content), load_closure())
         return Seen(Proposal(study, data, manifest, content, list(describe(content)), envelope, said), error)
+
+
+def mine(asked: Ask) -> dict[str, TrustedKey]:
+    """The passkeys with which this user can sign at this page, by keyid."""
+    trust = reading.trust(asked.config)
+    if trust is None or asked.user.role != "steward":
+        return {}
+    return passkeys.of_person(trust, asked.user.person, asked.config.settings.page.origin)
+
+
+def mine_of_draft(asked: Ask, draft: Draft) -> dict[str, TrustedKey]:
+    """This person's passkeys that may sign the draft and have not: those in force, and those that the draft brings."""
+    after = parse_trust(draft.envelope.payload)
+    found = {**passkeys.of_person(after, asked.user.person, asked.config.settings.page.origin), **mine(asked)}
+    return {name: key for name, key in found.items() if name not in draft.signed}
 
 
 def checked_name(config: Config, study: str) -> str:

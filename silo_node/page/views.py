@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from protocol.policy import PolicyDocument, parse_policy
 from silo_node.errors import SiloError, UsageError
 from silo_node.health import status as reports
 from silo_node.page import checks, reading
 from silo_node.page import sent as log
 from silo_node.page.asking import Answer, Ask, File, Sent, Shown
-from silo_node.page.studies import opened
+from silo_node.page.studies import mine, opened
 from silo_node.steward import approvals, documents, policies
 
 
@@ -46,40 +45,55 @@ def preview(asked: Ask) -> Answer:
     return _policy(asked, asked.form.get("policy", ""))
 
 
-def _policy(asked: Ask, text: str | None) -> Answer:
+def policy_refused(asked: Ask, text: str | None, error: UsageError) -> Answer:
+    """The same page with why nothing was signed, and the text that was edited."""
+    return _policy(asked, text, error.sentence)
+
+
+def _policy(asked: Ask, text: str | None, error: str = "") -> Answer:
     config, problem, in_force = asked.config, None, None
     try:
         in_force = documents.load_policy(config, documents.load_trust(config), now=datetime.now(UTC))[1]
-    except SiloError as error:
-        problem = error
+    except SiloError as found:
+        problem = found
     held = documents.read_envelope(config.policy)
     values: dict[str, Any] = {
         "problem": problem,
         "digest": held.digest if held else None,
         "in_force": policies.preview(config, in_force) if in_force else None,
         "text": json.dumps(policies.content(config), indent=2, ensure_ascii=False) if text is None else text,
-        "error": "",
+        "error": error,
         "preview": None,
+        "waits": _waiting(asked),
+        "mine": mine(asked),
     }
-    if text is not None:
+    if text is not None and not error:
         try:
-            values["preview"] = policies.preview(config, _read(asked, text))
-        except UsageError as error:
-            return Shown("policy.html", {**values, "error": error.sentence}, 400)
-    return Shown("policy.html", values)
+            with opened(config) as node:
+                values["preview"] = policies.preview(config, policies.checked(node, as_object(text)))
+        except UsageError as problem:
+            values["error"] = problem.sentence
+    return Shown("policy.html", values, 400 if values["error"] else 200)
 
 
-def _read(asked: Ask, text: str) -> PolicyDocument:
-    """The policy in a form's text. Raises: UsageError."""
+def _waiting(asked: Ask) -> dict[str, Any] | None:
+    """The policy that waits for a further signature, in words; None without one."""
+    try:
+        envelope, document = approvals.policy_to_sign(asked.config)
+    except SiloError:
+        return None
+    return {"digest": envelope.digest, "version": document.version, **policies.preview(asked.config, document)}
+
+
+def as_object(text: str) -> dict[str, Any]:
+    """The JSON object in a form's text. Raises: UsageError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the text is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UsageError("the text must be one JSON object")
-    held = documents.read_envelope(asked.config.policy)
-    with opened(asked.config) as node:
-        return approvals.complete_policy(node, value, parse_policy(held.payload).version if held else 0)[1]
+    return value
 
 
 def consent(asked: Ask) -> Answer:

@@ -7,12 +7,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from protocol.approval import parse_statement
-from silo_node.errors import PortalError, PortalRefused, UsageError
+from silo_node.errors import PortalError, PortalRefused, SiloError, UsageError
 from silo_node.health import status as reports
 from silo_node.page import reading, trusting
 from silo_node.page.asking import Answer, Ask, Shown
-from silo_node.page.studies import QUESTIONS, checked_name, known, opened, read
-from silo_node.steward import approvals, trust_changes
+from silo_node.page.studies import QUESTIONS, checked_name, known, mine, mine_of_draft, opened, read
+from silo_node.steward import approvals, resumes, trust_changes
 from silo_node.steward import passkeys as keys
 
 DECISIONS = ("approve", "reject", "revoke")
@@ -33,7 +33,7 @@ def _study(asked: Ask, error: str, form: dict[str, str], status: int = 200) -> A
     name = checked_name(asked.config, asked.path["study"])
     seen = read(asked.config, name)
     trust = reading.trust(asked.config)
-    mine = _mine(asked)
+    my = mine(asked)
     said = reading.decisions(asked.config, name)
     return Shown(
         "study.html",
@@ -44,9 +44,10 @@ def _study(asked: Ask, error: str, form: dict[str, str], status: int = 200) -> A
             "problem": seen.problem,
             "changed": trusting.changed(asked.config, seen.proposal),
             "said": said,
+            "pause": _pause(asked, name),
             "in_force": trusting.standing(asked.config, name, seen.proposal),
             "trust": trust,
-            "mine": mine,
+            "mine": my,
             "error": error,
             "form": form,
             "decided": form.get("decision") or ("revoke" if said and said[0].decision == "approve" else "approve"),
@@ -55,12 +56,26 @@ def _study(asked: Ask, error: str, form: dict[str, str], status: int = 200) -> A
     )
 
 
-def _mine(asked: Ask) -> dict[str, Any]:
-    """The passkeys with which this user can decide at this page, by keyid."""
-    trust = reading.trust(asked.config)
-    if trust is None or asked.user.role != "steward":
-        return {}
-    return keys.of_person(trust, asked.user.person, asked.config.settings.page.origin)
+def study_refused(asked: Ask, error: UsageError, form: dict[str, str]) -> Answer:
+    """The study's page with why nothing was signed."""
+    return _study(asked, error.sentence, form, 400)
+
+
+def _pause(asked: Ask, name: str) -> dict[str, Any] | None:
+    """Why the study waits here, what letting it go on risks, and who has signed that already; None where it does not."""
+    try:
+        pause = resumes.waiting(asked.config, name)
+        before = resumes.pending(asked.config, pause, datetime.now(UTC))
+    except SiloError:
+        return None
+    people = sorted(before[2]) if before is not None else []
+    reason = before[1].reason if before is not None else ""
+    return {
+        "sentence": pause.sentence,
+        "risk": resumes.risk(pause, asked.config.name),
+        "people": people,
+        "reason": reason,
+    }
 
 
 def second_step(asked: Ask) -> Answer:
@@ -73,9 +88,9 @@ def second_step(asked: Ask) -> Answer:
         reason = form.get("reason", "").strip()
         if decision != "approve" and not reason:
             raise UsageError("A reason is needed to reject a study or to take an approval back.")
-        mine = _mine(asked)
-        keyid = form.get("key") or next(iter(mine), "")
-        if keyid not in mine:
+        my = mine(asked)
+        keyid = form.get("key") or next(iter(my), "")
+        if keyid not in my:
             raise UsageError("No passkey of yours is in the hospital's trust.json: decide with the command below.")
         with opened(asked.config) as node:
             proposal = approvals.fetch(node, name)
@@ -88,7 +103,7 @@ def second_step(asked: Ask) -> Answer:
     except UsageError as error:
         return _study(asked, error.sentence, form, 400)
     number = QUESTIONS.ask("decision", asked.user.name, study=name, proposal=proposal, payload=payload, keyid=keyid)
-    options = keys.assertion_options(mine[keyid], payload)
+    options = keys.assertion_options(my[keyid], payload)
     return Shown(
         "decide.html",
         {
@@ -107,10 +122,10 @@ def sign(asked: Ask) -> Answer:
     held = QUESTIONS.take("decision", asked.form.get("question", ""), asked.user.name)
     if held["study"] != name:
         raise UsageError("This question was about another study. Nothing was signed.", "QUESTION_OVER")
-    key = _mine(asked).get(held["keyid"])
+    key = mine(asked).get(held["keyid"])
     if key is None:
         raise UsageError("This passkey is no longer in the hospital's trust.json. Nothing was signed.")
-    envelope = keys.approve(key, held["payload"], _response(asked))
+    envelope = keys.approve(key, held["payload"], response(asked))
     unsent: str | None = None
     with opened(asked.config) as node:
         approvals.keep(node, held["proposal"], envelope)
@@ -129,12 +144,20 @@ def passkeys(asked: Ask) -> Answer:
     return _passkeys(asked, "")
 
 
+def passkeys_refused(asked: Ask, error: UsageError) -> Answer:
+    """The page of keys with why nothing was signed."""
+    return _passkeys(asked, error.sentence, 400)
+
+
 def _passkeys(asked: Ask, error: str, status: int = 200, proposed: str | None = None) -> Answer:
     config, user = asked.config, asked.user
     trust = reading.trust(config)
+    draft = trust_changes.read_draft(config) if trust is not None else None
     values: dict[str, Any] = {
         "trust": trust,
-        "draft": trust_changes.read_draft(config) if trust is not None else None,
+        "draft": draft,
+        "changes": trust_changes.differences(trust, draft.document) if trust is not None and draft is not None else [],
+        "draft_keys": mine_of_draft(asked, draft) if draft is not None else {},
         "error": error,
         "proposed": proposed,
         "options": None,
@@ -157,14 +180,14 @@ def register(asked: Ask) -> Answer:
     held = QUESTIONS.take("passkey", asked.form.get("question", ""), asked.user.name)
     page = keys.Page(asked.config.settings.page.origin)
     try:
-        keyid, entry = keys.register(page, held["state"], _response(asked))
+        keyid, entry = keys.register(page, held["state"], response(asked))
         trusting.propose(asked.config, keyid, entry)
     except UsageError as error:
         return _passkeys(asked, error.sentence, 400)
     return _passkeys(asked, "", proposed=keyid)
 
 
-def _response(asked: Ask) -> dict[str, Any]:
+def response(asked: Ask) -> dict[str, Any]:
     """What the browser's authenticator answered. Raises: UsageError."""
     try:
         value = json.loads(asked.form.get("response", ""))

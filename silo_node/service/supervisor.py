@@ -13,6 +13,8 @@ from kombu.exceptions import OperationalError
 
 from silo_node import tasks
 from silo_node.config import Config
+from silo_node.errors import SiloError, UsageError
+from silo_node.page import start
 from silo_node.service import broker, logs
 from silo_node.service.backoff import Backoff
 from silo_node.service.processes import Child, python, stop_all
@@ -35,6 +37,7 @@ class Supervisor:
         self._events = events
         self._children: dict[str, Child] = {}
         self._pauses: dict[str, Backoff] = {}
+        self._page_problem: SiloError | None = None
         self._embedded = not config.settings.broker.url
         self.app = tasks.make_app(config)
 
@@ -75,10 +78,31 @@ class Supervisor:
         if lived > EARLY_SECONDS:
             backoff.reset()
             pause = 0.0
+        if name == "page":
+            self._page_problem = self._why_no_page(child, lived)
         logs.get().error("process.died", process=name, lived=round(lived, 1), again_in=round(pause, 1))
         if child is not None:
             child.stop(0.5)
         self._start_later(name, pause)
+
+    def page_problem(self) -> list[SiloError]:
+        """Why the page is not served; over when one has been up for a while. For any thread."""
+        child, problem = self._children.get("page"), self._page_problem
+        up = child is not None and child.running and time.monotonic() - child.started > EARLY_SECONDS
+        return [] if up or problem is None else [problem]
+
+    def _why_no_page(self, child: Child | None, lived: float) -> SiloError | None:
+        """What a page that ended at once found, looked at again here; None for one that had been up."""
+        if child is None or lived > EARLY_SECONDS:
+            return None
+        try:
+            start.check(self._config)
+        except UsageError as error:
+            return error
+        return SiloError(
+            "PAGE_CRASHED",
+            f"The node's page ended right after its start (code {child.process.returncode}); it is tried again by itself.",
+        )
 
     def restart(self, name: str) -> None:
         """Start a child again; with the broker also the workers, whose connections and tasks went with it."""

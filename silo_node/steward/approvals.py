@@ -47,7 +47,7 @@ from protocol.signing import (
     sign_envelope,
     verify_envelope,
 )
-from protocol.trust import STEWARD, add_signature
+from protocol.trust import STEWARD
 from silo_node import gate
 from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
@@ -143,12 +143,14 @@ def sign_policy(
     config = node.config
     trust = documents.load_trust(config)
     key = load_steward(config, trust, passphrase, person=person)
-    before = documents.read_envelope(config.policy)
-    last = parse_policy(before.payload).version if before is not None else 0
-    payload, policy = complete_policy(node, content, last)
-    envelope = sign_envelope(POLICY_TYPE, payload, key)
-    _policy_signed(node, trust, envelope, key)
-    return envelope, policy
+    payload, policy = draft_policy(node, content)
+    return keep_policy(node, sign_envelope(POLICY_TYPE, payload, key)), policy
+
+
+def draft_policy(node: Node, content: Mapping[str, Any]) -> tuple[bytes, PolicyDocument]:
+    """The exact bytes of a policy for a steward to sign, and what they say. Raises: as `sign_policy`."""
+    before = documents.read_envelope(node.config.policy)
+    return complete_policy(node, content, _version(before) if before is not None else 0)
 
 
 def complete_policy(node: Node, content: Mapping[str, Any], last: int) -> tuple[bytes, PolicyDocument]:
@@ -197,9 +199,7 @@ def sign_policy_again(node: Node, *, passphrase: bytes, person: str | None = Non
     config, trust = node.config, documents.load_trust(node.config)
     envelope, policy = policy_to_sign(config)
     key = load_steward(config, trust, passphrase, person=person, but={name for name, _ in envelope.signatures})
-    envelope = add_signature(envelope, key)
-    _policy_signed(node, trust, envelope, key)
-    return envelope, policy
+    return keep_policy(node, sign_envelope(POLICY_TYPE, envelope.payload, key)), policy
 
 
 def missing_people(trust: Trust, envelope: Envelope, now: datetime) -> int:
@@ -213,23 +213,48 @@ def missing_people(trust: Trust, envelope: Envelope, now: datetime) -> int:
     return max(0, trust.roles[STEWARD] - len(trust.people(signed)))
 
 
-def _policy_signed(node: Node, trust: Trust, envelope: Envelope, key: SigningKey) -> None:
-    """Put a policy in force, or keep it until enough people have signed."""
+def keep_policy(node: Node, signed: Envelope) -> Envelope:
+    """Take one steward's signature under a policy, of a key or a passkey: put it in force, or keep it until enough people
+    have signed the same bytes.
+
+    Verification: 1. the key is valid now and speaks for the hospital; 2. a version that is not in force is a higher one;
+    3. every signature (`missing_people`).
+    Returns: the envelope with the signatures that it has so far. Raises: UsageError.
+    """
     config, now = node.config, datetime.now(UTC)
-    if now >= trust.keys[key.keyid].not_after:
+    trust = documents.load_trust(config)
+    ((name, _),) = signed.signatures
+    # 1
+    if name not in trust.publics():
+        raise UsageError(
+            "this key does not sign the hospital's policy: trust.json does not name it, or says where only"
+        )
+    if now >= trust.keys[name].not_after:
         raise UsageError("this steward's key is over: extend it with `silo trust propose --extend`, or use another")
+    # 2
+    in_force, envelope = documents.read_envelope(config.policy), signed
+    if in_force is not None and in_force.payload != signed.payload and _version(signed) <= _version(in_force):
+        raise UsageError("a policy with this version or a later one is in force meanwhile: begin again")
+    for held in (in_force, documents.read_envelope(policy_draft_path(config))):
+        if held is not None and held.payload == signed.payload:
+            try:
+                envelope = held.joined(signed)
+            except SignatureError as error:
+                raise UsageError(f"the hospital's policy can't be signed so: {error}") from None
+    # 3
     if missing_people(trust, envelope, now):
         write_json(policy_draft_path(config), envelope.as_dict())
-        return
+        return envelope
     node.evidence.record(
         "policy.changed",
         subject=("policy", config.name, envelope.digest),
         refs={"policy": envelope.digest},
         data={"version": _version(envelope)},
-        actor=steward_actor(node, key.keyid),
+        actor=steward_actor(node, name),
     )
     documents.save_policy(config, envelope)
     policy_draft_path(config).unlink(missing_ok=True)
+    return envelope
 
 
 def _version(envelope: Envelope) -> int:

@@ -5,6 +5,8 @@
     a decision:    payload = approvals.draft(node, proposal, "approve", signer=keyid, ...)
                    options = assertion_options(key, payload)
                    envelope = approve(key, payload, response)            then approvals.keep, approvals.send
+    a policy, a resume, a draft of trust.json: the same with their own `payload_type`, then approvals.keep_policy,
+                   resumes.keep, trust_changes.add_signature
 
 Each answer is checked twice, by the fido2 library and by `protocol.passkeys`, which auditors use and which knows no fido2.
 Options and answers are WebAuthn's JSON forms (`PublicKeyCredential.parse...OptionsFromJSON`, `credential.toJSON()`).

@@ -14,9 +14,9 @@ from typing import Any
 from protocol.canonical import CanonicalError, is_digest
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import MAX_LISTS
-from protocol.secure_aggregation.resume import PAYLOAD_TYPE, Resume, sign_resume
-from protocol.signing import Envelope, SignatureError, verify_envelope
-from protocol.trust import STEWARD, Trust, add_signature
+from protocol.secure_aggregation.resume import PAYLOAD_TYPE, Resume
+from protocol.signing import Envelope, SignatureError, sign_envelope, verify_envelope
+from protocol.trust import STEWARD, Trust
 from silo_node.config import Config
 from silo_node.errors import UsageError
 from silo_node.files import write_json
@@ -136,23 +136,56 @@ def sign(
 
     Returns: the envelope, and how many people must still sign. Raises: UsageError, Refused (TRUST).
     """
+    now = now or datetime.now(UTC)
+    payload = draft(node.config, pause, reason, now)
+    key = load_steward(node.config, documents.load_trust(node.config), passphrase)
+    return keep(node, pause, sign_envelope(PAYLOAD_TYPE, payload, key), now=now)
+
+
+def draft(config: Config, pause: Pause, reason: str, now: datetime | None = None) -> bytes:
+    """The exact bytes of a resume for a steward to sign: those that a colleague has signed, else new ones.
+
+    Raises: UsageError, without a reason or with another than the colleague's.
+    """
+    before = pending(config, pause, now or datetime.now(UTC))
+    text = unicodedata.normalize("NFC", reason.strip())
+    if before is not None:
+        if text not in ("", before[1].reason):
+            raise UsageError("a colleague has signed a resume with another reason: sign the same one, without --reason")
+        return before[0].payload
+    if not text:
+        raise UsageError("a reason is needed to resume: --reason TEXT")
+    try:
+        payload = _statement(config, pause, text).to_payload()
+        Resume.parse(payload)
+    except (CanonicalError, ProtocolViolation) as error:
+        raise UsageError(f"the resume can't be signed: {getattr(error, 'sentence', error)}") from None
+    return payload
+
+
+def keep(node: Node, pause: Pause, signed: Envelope, *, now: datetime | None = None) -> tuple[Envelope, int]:
+    """Take one steward's signature under the resume of exactly this pause, of a key or a passkey; record it and keep it.
+
+    Verification: 1. it is about this pause as it stands; 2. where a colleague has signed, the same bytes; 3. every
+    signature, and that the one who signs now counts today.
+    Returns: as `sign`. Raises: UsageError, Refused (TRUST).
+    """
     config, now = node.config, now or datetime.now(UTC)
     trust = documents.load_trust(config)
-    before = pending(config, pause, now)
-    text = unicodedata.normalize("NFC", reason.strip())
-    if before is not None and text not in ("", before[1].reason):
-        raise UsageError("a colleague has signed a resume with another reason: sign the same one, without --reason")
-    key = load_steward(config, trust, passphrase)
+    ((name, _),) = signed.signatures
     try:
-        if before is None:
-            envelope = sign_resume(_statement(config, pause, text), key)
-            Resume.parse(envelope.payload)
-        else:
-            envelope = add_signature(before[0], key)
+        # 1
+        statement = Resume.parse(signed.payload)
+        if statement.silo != config.name or not waiting(config, pause.study).covered_by(statement):
+            raise UsageError("the pause is another one by now: read it again, nothing was signed")
+        # 2
+        before = pending(config, pause, now)
+        envelope = signed if before is None else before[0].joined(signed)
+        # 3
         people = _people(trust, envelope, now)
     except (CanonicalError, ProtocolViolation, SignatureError) as error:
         raise UsageError(f"the resume can't be signed: {getattr(error, 'sentence', error)}") from None
-    if trust.keys[key.keyid].person not in people:
+    if name not in trust.publics(now=now):
         raise UsageError("this steward's key is over: trust.json says until when; another steward can sign")
     missing = max(0, trust.roles[STEWARD] - len(people))
     node.evidence.record(
@@ -160,8 +193,8 @@ def sign(
         subject=("study", pause.study, None),
         refs={"model": str(pause.model), "resume": envelope.digest},
         data={"step": "signed", "lists": pause.lists, "unmasked": pause.unmasked, "missing": missing},
-        private={"reason": Resume.parse(envelope.payload).reason},
-        actor=steward_actor(node, key.keyid),
+        private={"reason": statement.reason},
+        actor=steward_actor(node, name),
     )
     write_json(config.resumes / pause.study / f"{envelope.digest.removeprefix('sha256:')}.json", envelope.as_dict())
     return envelope, missing

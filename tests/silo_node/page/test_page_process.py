@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
 
 from demo.processes import free_port
 from silo_node.page.accounts import Accounts
+from tests.silo_node import faults
 from tests.silo_node.conftest import ROOT, SiloUnderTest
 from tests.silo_node.page.conftest import PASSWORD
 
@@ -40,7 +44,7 @@ def status(port: int, host: str = "localhost") -> int | None:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
 
 
@@ -70,15 +74,107 @@ def test_a_page_that_dies_is_started_again(silo: SiloUnderTest, port: int):
     silo.until(lambda: status(port) == 200, 40)
 
 
-def test_a_port_that_is_taken_is_named_and_does_not_stop_the_silo(silo: SiloUnderTest, port: int):
+def problem(silo: SiloUnderTest, code: str) -> dict[str, str] | None:
+    """From the running silo's own file."""
+    path = silo.folder / "status.json"
+    found = json.loads(path.read_text())["problems"] if path.exists() else []
+    return next((each for each in found if each["code"] == code), None)
+
+
+def told_at_start(silo: SiloUnderTest, code: str) -> dict[str, str]:
+    """What status.json says within five seconds of the running silo's first word in it, and `silo status` says too."""
+    silo.start()
+    silo.until((silo.folder / "status.json").exists, 40)
+    found = silo.until(lambda: problem(silo, code), 5)
+    shown = {each["code"]: each for each in silo.status()["problems"]}[code]
+    assert shown["do"] == found["do"] and len(found["do"]) > 20
+    return found
+
+
+def with_tls(silo: SiloUnderTest, pem: Path) -> None:
+    """In silo.toml; the port comes from the environment."""
+    path = silo.folder / "silo.toml"
+    tls = f'name = "localhost"\ntls_cert = "{pem}"\ntls_key = "{pem}"'
+    path.write_text(path.read_text().replace("[page]", f"[page]\n{tls}"))
+
+
+def test_a_port_that_is_taken_is_a_problem_until_it_is_free_and_does_not_stop_the_silo(silo: SiloUnderTest, port: int):
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
-        silo.start()
-        log = silo.folder / "page.log"
-        silo.until(lambda: log.exists() and f"port {port}" in log.read_text(), 40)
-        assert "set [page] port" in log.read_text()
+        found = told_at_start(silo, "PAGE_PORT_TAKEN")
+        assert f"port {port}" in found["sentence"] and "[page]" in found["do"]
+        assert f"port {port}" in (silo.folder / "page.log").read_text()
         assert silo.status()["running"]
+    silo.until(lambda: status(port) == 200, 60)
+    silo.until(lambda: not problem(silo, "PAGE_PORT_TAKEN"), 40)
+
+
+@pytest.mark.parametrize("fault", ["no PEM", "another's key", "missing", "over"])
+def test_a_certificate_that_cannot_be_used_is_a_problem(silo: SiloUnderTest, port: int, tmp_path: Path, fault: str):
+    pem = faults.certificate(tmp_path, days=-2 if fault == "over" else 1)[1]
+    if fault == "no PEM":
+        pem.write_text("not a certificate")
+    elif fault == "another's key":
+        (tmp_path / "other").mkdir()
+        other = faults.certificate(tmp_path / "other")[1].read_bytes()
+        pem.write_bytes(
+            other.split(b"-----BEGIN CERT")[0] + b"-----BEGIN CERT" + pem.read_bytes().split(b"-----BEGIN CERT")[1]
+        )
+    elif fault == "missing":
+        pem.unlink()
+    with_tls(silo, pem)
+    found = told_at_start(silo, "PAGE_CERTIFICATE")
+    assert str(pem) in found["sentence"] and "tls_cert" in found["do"]
+    assert silo.status()["running"]
+
+
+def test_a_page_that_crashes_at_its_start_is_a_problem(silo: SiloUnderTest, port: int):
+    (silo.folder / "page.db").write_bytes(b"no database at all" * 100)
+    assert "page.log" in told_at_start(silo, "PAGE_CRASHED")["do"]
+    assert "DatabaseError" in (silo.folder / "page.log").read_text()
+
+
+def test_with_a_certificate_the_page_speaks_tls_and_nothing_else(silo: SiloUnderTest, port: int, tmp_path: Path):
+    authority, pem = faults.certificate(tmp_path)
+    with_tls(silo, pem)
+    command = [sys.executable, "-m", "silo_node.cli", "page", "--folder", str(silo.folder), "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE)
+    trusting = ssl.create_default_context(cafile=str(authority))
+    url = f"https://127.0.0.1:{port}/sign-in"
+
+    def answered() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=5, context=trusting) as answer:
+                return bool(answer.headers["strict-transport-security"]) and answer.status == 200
+        except urllib.error.HTTPError:
+            raise
+        except urllib.error.URLError as error:
+            assert not isinstance(error.reason, ssl.SSLCertVerificationError)
+            return False
+
+    try:
+        assert json.loads(process.stdout.readline())["address"] == f"https://localhost:{port}"
+        silo.until(answered, 40)
+        assert status(port) is None, "no answer without TLS"
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(url, timeout=5, context=ssl.create_default_context())
+        with trusting.wrap_socket(
+            socket.create_connection(("127.0.0.1", port), 5), server_hostname="127.0.0.1"
+        ) as spoken:
+            assert spoken.version() in ("TLSv1.2", "TLSv1.3")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_address_for_other_machines_without_tls_is_refused_before_anything_is_served(silo: SiloUnderTest, port: int):
+    path = silo.folder / "silo.toml"
+    path.write_text(path.read_text().replace("[page]", '[page]\nhost = "0.0.0.0"'))
+    for command in (("page", "--folder", str(silo.folder)), ("run", str(silo.folder))):
+        done = silo.command(*command)
+        assert done.returncode == 2 and "tls_cert" in done.stderr
+        assert status(port) is None
 
 
 def test_switched_off_there_is_no_page(silo: SiloUnderTest, port: int, monkeypatch: pytest.MonkeyPatch):
@@ -123,3 +219,16 @@ def test_users_are_added_listed_changed_and_removed_by_command(silo: SiloUnderTe
     refused = silo.command("page", "user", "remove", "dr-x", *user)
     assert refused.returncode == 2 and "silo page user list" in json.loads(refused.stdout)["error"]["sentence"]
     assert silo.command("page", "user", "add", "x", "--role", "it", *user).returncode == 2  # no terminal to ask
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(("add", "dr-x", "--role", "nonsense"), "role"), (("add", "dr-x", "--role", "steward"), "--person"),
+     (("add", "Dr X", "--role", "it"), "name"), (("password", "nobody-there"), "nobody-there")],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_before_a_password_is_asked_for(silo: SiloUnderTest, arguments, named: str):
+    """The password's file is missing: whoever gets as far as reading it complains of that."""
+    missing = ("--password-file", str(silo.folder / "nothing-here"), "--folder", str(silo.folder), "--json")
+    done = silo.command("page", "user", *arguments, *missing)
+    sentence = json.loads(done.stdout)["error"]["sentence"]
+    assert done.returncode == 2 and named in sentence and "nothing-here" not in sentence
