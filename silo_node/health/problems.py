@@ -61,6 +61,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     ("Ask the network's admin for a new invitation, then `silo enrol` with its token.", ("SILO_REVOKED", "UNKNOWN_KEY")),
     ("`silo enrol FOLDER --token ...`; the portal's admin has the token.", ("NOT_ENROLLED",)),
+    ("Call the network's admin: the new key is not in force; `silo key rotate` tries it again.", ("KEY_NOT_TAKEN",)),
     # --- this machine
     (_ROOM, ("SILO_DISK_FULL", "DISK_FULL")),
     (
