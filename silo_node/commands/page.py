@@ -39,13 +39,13 @@ def page(context: typer.Context, folder: Folder = None, as_json: AsJson = False)
     if context.invoked_subcommand is not None:
         return
     with errors_shown(as_json):
-        from silo_node.page.accounts import Accounts
+        from silo_node.page import entries
         from silo_node.page.serve import serve
         from silo_node.service import logs
 
         config = config_of(folder)
         logs.configure(config.folder, config.name)
-        accounts = Accounts(config.folder)
+        accounts = entries.opened(config)
         users = len(accounts.users())
         accounts.close()
         if as_json:
@@ -75,10 +75,10 @@ def add(
       silo page user add dr-a --role steward --person "Dr. A. Steward" --password-file /run/secrets/dr-a
     """
     with errors_shown(as_json):
-        from silo_node.page.accounts import Accounts
+        from silo_node.page import entries
 
         config = config_of(folder)
-        accounts = Accounts(config.folder)
+        accounts = entries.opened(config)
         try:
             accounts.check_new(name, role=role, person=person)  # before anybody types a password in vain
             user = accounts.add(name, role=role, person=person, password=_password(password_file))
@@ -99,11 +99,11 @@ def password(name: Name, folder: Folder = None, password_file: PasswordFile = No
       silo page user password it-nord --folder /srv/silo
     """
     with errors_shown(as_json):
-        from silo_node.page.accounts import Accounts
+        from silo_node.page import entries
 
-        accounts = Accounts(config_of(folder).folder)
+        accounts = entries.opened(config_of(folder))
         try:
-            accounts.check_there(name)
+            accounts.known(name)  # before anybody types a password in vain
             accounts.set_password(name, _password(password_file))
         finally:
             accounts.close()
@@ -122,9 +122,9 @@ def remove(name: Name, folder: Folder = None, as_json: AsJson = False) -> None:
       silo page user remove it-nord --folder /srv/silo
     """
     with errors_shown(as_json):
-        from silo_node.page.accounts import Accounts
+        from silo_node.page import entries
 
-        accounts = Accounts(config_of(folder).folder)
+        accounts = entries.opened(config_of(folder))
         try:
             accounts.remove(name)
         finally:
@@ -144,9 +144,9 @@ def list_(folder: Folder = None, as_json: AsJson = False) -> None:
       silo page user list --folder /srv/silo --json
     """
     with errors_shown(as_json):
-        from silo_node.page.accounts import Accounts
+        from silo_node.page import entries
 
-        accounts = Accounts(config_of(folder).folder)
+        accounts = entries.opened(config_of(folder))
         try:
             users = accounts.users()
         finally:

@@ -193,7 +193,10 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Find out who changed trust.json and restore it from a backup: it says who decides for this hospital.", ("TRUST",)),
     ("The stewards agree on who decides, as many as the hospital asks for: `silo trust`.", ("TRUST_THRESHOLD",)),
     ("Begin again on the node's page, at the address at which the passkey was made.", ("PASSKEY_NOT_VALID", "QUESTION_OVER")),
-    ("Wait, or let hospital IT set a new password: `silo page user password`.", ("SIGN_IN_PAUSED", "SIGN_IN_WRONG")),
+    (
+        "Wait, or let hospital IT set a new password: `silo page user password`.",
+        ("SIGN_IN_PAUSED", "SIGN_IN_WRONG", "SIGN_IN_BUSY"),
+    ),
     (
         "Give [page] in silo.toml a port that no other program uses, then restart the silo; or end that program: the page is "
         "tried again by itself.",

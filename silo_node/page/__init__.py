@@ -4,7 +4,7 @@
     start.py        what must hold before it can be served: certificate, address
     app.py          what every request passes: host, size, sign-in, role, form token; then one view
     routes.py       every address, who may open it, and the view behind it; what is not there does not exist
-    accounts.py     page.db: who may sign in, their sessions, and the pause after wrong passwords
+    accounts.py     page.db: who may sign in, their sessions, and the pause after wrong passwords; entries.py: in the silo's log
     headers.py      the Host check and the headers of every answer
     reading.py      what the pages show, read from the silo's folder; writes nothing
     sent.py         what left this hospital: filtered, in pages, as CSV

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from silo_node.config import Config
 from silo_node.errors import UsageError
-from silo_node.page import start
-from silo_node.page.accounts import Accounts
+from silo_node.page import entries, start
 from silo_node.service import logs
 
 
@@ -29,7 +28,7 @@ def serve(config: Config) -> None:
 
     page = config.settings.page
     cert, key = ((config.folder / name) if name else None for name in (page.tls_cert, page.tls_key))
-    accounts = Accounts(config.folder)
+    accounts = entries.opened(config)
     server = Server(
         make_app(config, accounts),
         address=page.host,

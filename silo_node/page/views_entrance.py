@@ -42,7 +42,7 @@ def set_password(asked: Ask) -> Answer:
         if new != asked.form.get("again", ""):
             raise UsageError("The two new passwords differ.")
         asked.accounts.check_password(name, asked.form.get("old", ""))
-        asked.accounts.set_password(name, new)
+        asked.accounts.set_password(name, new, by=asked.user)
     except (Refused, UsageError) as error:
         return Shown("password.html", {"error": error.sentence}, 403)
     return Sent("/sign-in", cookie="")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from silo_node.steward import documents, trust_changes
+from silo_node.steward import documents, policies, trust_changes
 from tests.browser import node_page
 from tests.browser.browsing import EXECUTABLE, accessibility_faults, chromium, new_page, sideways
 from tests.silo_node.conftest import PASSPHRASE, SiloUnderTest, portal, silo  # noqa: F401
@@ -140,6 +141,44 @@ def test_without_the_persons_verification_nothing_is_signed(browser: Any, base: 
     page.get_by_role("button", name="with my passkey").click()
     page.get_by_text("Nothing was signed.").wait_for()
     assert [each["decision"] for each in silo.status()["approvals"]] == ["approve"]
+
+
+def test_a_steward_signs_policy_and_trust_with_a_passkey(browser: Any, base: str, silo: SiloUnderTest):  # noqa: F811
+    page = new_page(browser)
+    page.set_viewport_size({"width": 360, "height": 900})
+    node_page.authenticator(page)
+    node_page.sign_in(page, base, "steward")
+    page.goto(f"{base}/passkeys")
+    page.get_by_role("button", name="Make a passkey").click()
+    page.get_by_text("It counts for nothing yet").wait_for()
+    signed_in_trust(silo)
+
+    # The policy: edited, seen in words, named exactly, signed.
+    page.goto(f"{base}/policy")
+    text = page.get_by_label("Policy as JSON")
+    text.fill(json.dumps({**json.loads(text.input_value()), "permission": "DUO:0000006"}))
+    page.get_by_role("button", name="Show it in words").click()
+    page.get_by_role("button", name="Go on to sign").click()
+    page.get_by_text("Exactly this is signed").wait_for()
+    assert documents.read_envelope(silo.config.policy).digest not in page.locator("main").inner_text()
+    assert accessibility_faults(page) == [] and not sideways(page)
+    page.get_by_role("button", name="Sign the policy with my passkey").click()
+    page.get_by_text("It is in force here now").wait_for()
+    assert accessibility_faults(page) == [] and not sideways(page)
+    assert policies.content(silo.config)["permission"] == "DUO:0000006"
+
+    # The next trust.json: a further steward, signed and put in force.
+    trust_changes.new_key(silo.config, person="Ben Example", passphrase=b"the passphrase of another")
+    page.goto(f"{base}/passkeys")
+    assert accessibility_faults(page) == [] and not sideways(page)
+    page.get_by_role("button", name="Go on to sign the draft").click()
+    page.get_by_role("button", name="Sign the draft with my passkey").click()
+    page.get_by_text("Signed by enough people").wait_for()
+    page.goto(f"{base}/passkeys")
+    page.get_by_role("button", name="Put version 3 in force").click()
+    page.get_by_role("heading", name="In force: who decides").wait_for()
+    assert "Ben Example" in {key.person for key in documents.load_trust(silo.config).keys.values()}
+    assert [each for each in page.faults if "status of" not in each] == []
 
 
 def signed_in_trust(silo: SiloUnderTest) -> None:  # noqa: F811

@@ -19,7 +19,7 @@ from silo_node.keys import Keys
 from silo_node.pacs import book
 from silo_node.pacs.book import Book
 from silo_node.page import accounts
-from silo_node.page.accounts import Accounts, User
+from silo_node.page.accounts import Accounts
 from silo_node.service.migrations import UpgradeNeeded, migrate
 
 FORMATS = Path(__file__).parent / "formats"
@@ -57,7 +57,7 @@ def opened(folder, name, silo):
         return [(file.path, file.patient, file.problem) for file in index.files(folder / "index.db")]
     elif name == "page":
         store = Accounts(folder)
-        found = store.users()
+        found = [(each.name, each.role, each.person, len(each.id)) for each in store.users()]
     elif name == "pacs":
         store = Book(folder / "pacs.db")
         found = store.counts()
@@ -72,7 +72,7 @@ CONTENT = {
     "evidence": (["policy.changed", "study.approved"], {"entries": 2, "sequenced": 1}),
     "index": [(Path("/data/a/b.dcm"), "PAT-0001", None), (Path("/data/c.dcm"), None, "NOT_DICOM")],
     "slots": b"\x01\x02",
-    "page": [User("it", "it", "")],
+    "page": [("it", "it", "", 16)],
     "pacs": {"there": 1},
 }
 

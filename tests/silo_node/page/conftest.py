@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from silo_node.page import accounts
-from silo_node.page.accounts import Accounts
+from silo_node.page import accounts, entries
 from silo_node.page.app import make_app
 from tests.silo_node.conftest import SiloUnderTest
 
@@ -48,7 +47,7 @@ class PageUnderTest:
 
     def __init__(self, silo: SiloUnderTest) -> None:
         self.silo = silo
-        self.accounts = Accounts(silo.folder)
+        self.accounts = entries.opened(silo.config)
         self.accounts.add("it-nord", role="it", person="", password=PASSWORD)
         self.accounts.add("dr-steward", role="steward", person="Dr. Steward", password=PASSWORD)
         self.app = make_app(silo.config, self.accounts)

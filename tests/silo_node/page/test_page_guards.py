@@ -190,6 +190,7 @@ def test_a_fault_shows_no_text_of_its_own(page: PageUnderTest, monkeypatch):
 class Clock:
     def __init__(self) -> None:
         self.now = 1_000_000.0
+        self.waited: list[float] = []
 
     def __call__(self) -> float:
         return self.now
@@ -198,7 +199,7 @@ class Clock:
 @pytest.fixture
 def clocked(tmp_path):
     clock = Clock()
-    accounts = Accounts(tmp_path, clock=clock)
+    accounts = Accounts(tmp_path, clock=clock, wait=clock.waited.append)
     accounts.add("it-nord", role="it", person="", password=PASSWORD)
     yield accounts, clock
     accounts.close()
@@ -219,6 +220,63 @@ def test_wrong_passwords_are_followed_by_a_pause_that_doubles(clocked, name: str
         clock.now += 0.2
         with pytest.raises(Refused, match="do not fit"):
             accounts.sign_in(name, "wrong")
+
+
+def wrong(accounts: Accounts, name: str, times: int = 1) -> None:
+    for _ in range(times):
+        with pytest.raises(Refused, match="do not fit"):
+            accounts.sign_in(name, "wrong")
+
+
+def test_one_accounts_pause_is_no_others_and_no_other_name_can_cause_it(clocked):
+    accounts, _ = clocked
+    accounts.add("dr-x", role="steward", person="Dr. X", password=PASSWORD)
+    # A name without an account whose short digest is that of an account's.
+    short = module._digest("dr-x")[: module.UNKNOWN_BYTES]
+    alike = next(name for name in map(str, range(10**7)) if module._digest(name)[: module.UNKNOWN_BYTES] == short)
+    for name in ("it-nord", alike):
+        wrong(accounts, name, module.FREE_TRIES)
+        with pytest.raises(Refused, match="Too many"):
+            accounts.sign_in(name, PASSWORD)
+    assert accounts.session(accounts.sign_in("dr-x", PASSWORD)).user.name == "dr-x"
+
+
+def test_guesses_at_many_names_take_bounded_room(clocked, monkeypatch):
+    monkeypatch.setattr(module, "UNKNOWN_BYTES", 1)
+    accounts, clock = clocked
+    for number in range(1500):
+        clock.now += module.LONGEST_PAUSE
+        wrong(accounts, f"nobody-{number}")
+    wrong(accounts, "it-nord")
+    (rows,) = accounts._db.execute("SELECT count(*) FROM tries").fetchone()
+    assert 200 < rows <= 257
+
+
+def test_many_wrong_passwords_slow_everybody_down_and_lock_nobody_else_out(clocked):
+    accounts, clock = clocked
+    for number in range(int(module.MANY_WRONG) + 1):
+        assert clock.waited == []
+        wrong(accounts, f"nobody-{number}")
+    wrong(accounts, "yet-another")
+    assert clock.waited == [module.SLOWER]
+    assert accounts.session(accounts.sign_in("it-nord", PASSWORD)) is not None
+    assert clock.waited == [module.SLOWER] * 2
+    clock.now += (module.MANY_WRONG + 2) * module.FORGET_ONE
+    accounts.sign_in("it-nord", PASSWORD)
+    assert clock.waited == [module.SLOWER] * 2
+
+
+def test_only_so_many_wait_for_their_turn_and_a_pause_is_said_without_one(clocked):
+    accounts, _ = clocked
+    wrong(accounts, "nobody-there", module.FREE_TRIES)
+    for _ in range(module.MOST_AT_ONCE):
+        accounts._turns.acquire()
+    for name, code in (("it-nord", "SIGN_IN_BUSY"), ("nobody-there", "SIGN_IN_PAUSED")):
+        with pytest.raises(Refused) as caught:
+            accounts.sign_in(name, PASSWORD)
+        assert caught.value.code == code
+    accounts._turns.release()
+    assert accounts.sign_in("it-nord", PASSWORD)
 
 
 def test_the_right_password_forgets_the_wrong_ones(clocked):
