@@ -93,3 +93,14 @@ class FolderLock:
     def release(self) -> None:
         """Give it back."""
         os.close(self._handle)
+
+
+def runs(folder: Path) -> bool:
+    """Whether a `silo run` holds this silo's folder."""
+    if not (folder / "silo.lock").exists():
+        return False
+    try:
+        FolderLock(folder, mark=False).release()
+    except AlreadyRunning:
+        return True
+    return False

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from silo_node.commands.terminal import AsJson, config_of, errors_shown, out, print_json
+from silo_node.commands.terminal import AsJson, config_of, errors_shown, first_line, out, print_json
 from silo_node.errors import UsageError
 
 Folder = Annotated[
@@ -163,13 +163,7 @@ def list_(folder: Folder = None, as_json: AsJson = False) -> None:
 def _password(path: Path | None) -> str:
     """From a file, or asked twice at the terminal. Raises: UsageError."""
     if path is not None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
-        if not lines or not lines[0]:
-            raise UsageError(f"{path}: the first line must be the password")
-        return lines[0]
+        return first_line(path, "password")
     if not os.isatty(0):
         raise UsageError("there is no terminal to ask for the password: use --password-file")
     import getpass

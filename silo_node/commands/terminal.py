@@ -112,16 +112,21 @@ def node_of(folder: Path | None, *, enrolled: bool = True) -> Node:
     return Node(config, Pin.load(config) if enrolled else None)
 
 
+def first_line(path: Path, what: str) -> str:
+    """The secret that a file begins with. Raises: UsageError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if not lines or not lines[0]:
+        raise UsageError(f"{path}: the first line must be the {what}")
+    return lines[0]
+
+
 def passphrase(path: Path | None, *, again: bool = False) -> bytes:
     """From a file (0600 is expected) or asked at the terminal, twice for a new one. Raises: UsageError."""
     if path is not None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
-        if not lines or not lines[0]:
-            raise UsageError(f"{path}: the first line must be the passphrase")
-        return lines[0].encode()
+        return first_line(path, "passphrase").encode()
     if not os.isatty(0):
         raise UsageError("there is no terminal to ask for the passphrase: use --passphrase-file")
     first = getpass.getpass("Steward's passphrase: ")

@@ -24,7 +24,6 @@ from urllib.request import getproxies_environment
 
 from silo_node.config import Config
 from silo_node.errors import (
-    AlreadyRunning,
     AnswerNotGenuine,
     ClockWrong,
     PortalError,
@@ -36,7 +35,7 @@ from silo_node.health import doctor_network as network
 from silo_node.health import local_checks
 from silo_node.health.doctor_network import Broken
 from silo_node.health.problems import what_to_do
-from silo_node.node import FolderLock, Node
+from silo_node.node import Node, runs
 from silo_node.pin import Pin
 from silo_node.steward import documents
 
@@ -99,7 +98,7 @@ def here(config: Config) -> Iterable[Check]:
         "rights", local_checks.rights(config), "Folder and keys belong to this user, and nobody else can read the keys."
     )
     yield _from("disk", local_checks.disk(config), "There is room on the silo's disk.")
-    if not (config.folder / "silo.lock").exists() or not _runs(config):
+    if not runs(config.folder):
         yield Check("running", WARN, "`silo run` does not run for this folder.", what_to_do("NOT_RUNNING"))
     else:
         yield Check("running", OK, f"`silo run` runs for this folder (process {_holder(config)}).")
@@ -112,7 +111,7 @@ def broker(config: Config) -> Iterable[Check]:
     from silo_node.service import broker as brokers
 
     name = "broker"
-    if config.settings.broker.url or _runs(config):
+    if config.settings.broker.url or runs(config.folder):
         try:
             brokers.connect(config, timeout=network.SECONDS).ping()
         except (redis.RedisError, OSError, ValueError) as error:
@@ -477,16 +476,6 @@ def _whole(group: Callable[[Config], Iterable[Check]], config: Config) -> list[C
             Check(name, FAIL, f"The check itself failed ({type(error).__name__}).", what_to_do("TRAINING_FAILED"))
         )
     return done
-
-
-def _runs(config: Config) -> bool:
-    if not (config.folder / "silo.lock").exists():
-        return False
-    try:
-        FolderLock(config.folder, mark=False).release()
-    except AlreadyRunning:
-        return True
-    return False
 
 
 def _holder(config: Config) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 from protocol.policy import describe_policy
 from protocol.signing import fingerprint
 from silo_node.config import Config
-from silo_node.errors import AlreadyRunning, DiskFull, SiloError
+from silo_node.errors import DiskFull, SiloError
 from silo_node.evidence.egress_log import EgressLog
 from silo_node.files import read_json, write_json
 from silo_node.health.local_checks import Here
 from silo_node.health.problems import what_to_do
 from silo_node.keys import Keys
-from silo_node.node import FolderLock
+from silo_node.node import runs
 from silo_node.pacs import state as pacs
 from silo_node.pin import Pin
 from silo_node.service import logs
@@ -176,7 +176,7 @@ def _key(about: str, code: str, sentence: str) -> tuple[str, str, str]:
 def report(config: Config) -> dict[str, Any]:
     """Everything, as plain values."""
     live = read_json(config.folder / "status.json") or {"state": "never started", "problems": []}
-    running = _running(config)
+    running = runs(config.folder)
     # What a silo that ended said about its surroundings is old; what it said about studies still stands.
     problems = [each for each in live.get("problems", []) if running or each.get("about") not in (PORTAL, WAY, HERE)]
     if not running and live["state"] not in ("stopped", "never started"):
@@ -253,16 +253,6 @@ def _fingerprint(config: Config) -> str | None:
         return fingerprint(Keys(config).silo.public)
     except SiloError:
         return None  # the keys are missing or damaged: every other command says so
-
-
-def _running(config: Config) -> bool:
-    if not (config.folder / "silo.lock").exists():
-        return False
-    try:
-        FolderLock(config.folder, mark=False).release()
-    except AlreadyRunning:
-        return True
-    return False
 
 
 def _enrolled(config: Config) -> dict[str, str]:

@@ -48,15 +48,7 @@ class ModelStore:
 
     def make_initial(self, table: Table, seed: int, fixed: FixedPoint) -> str:
         """Draw the first model from its seed, keep it, and return its digest."""
-        state = initial_state(table, seed, scales=fixed.initial(table))
-        digest = state.digest
-        try:
-            state.save(self.path(digest))
-        except OSError as error:
-            _refuse_when_full(error)
-            raise
-        self._checked.add(digest)
-        return digest
+        return self._keep(initial_state(table, seed, scales=fixed.initial(table)))
 
     def make_pretrained(self, table: Table, model: str, fixed: FixedPoint, egress: Egress, *, round_id: str) -> str:
         """Fetch the model that the manifest names, put it into the network's order, and return the digest of that.
@@ -65,15 +57,7 @@ class ModelStore:
         """
         given = self.ensure(model, egress, round_id=round_id)
         state = pretrained_state(table, given, scales=fixed.initial(table))
-        digest = state.digest
-        if digest != model:
-            try:
-                state.save(self.path(digest))
-            except OSError as error:
-                _refuse_when_full(error)
-                raise
-            self._checked.add(digest)
-        return digest
+        return model if state.digest == model else self._keep(state)
 
     def make_next(
         self,
@@ -130,6 +114,16 @@ class ModelStore:
             if path.stem not in kept and not path.name.startswith("."):
                 path.unlink()
         self._checked &= {f"sha256:{stem}" for stem in kept}
+
+    def _keep(self, state: ModelState) -> str:
+        digest = state.digest
+        try:
+            state.save(self.path(digest))
+        except OSError as error:
+            _refuse_when_full(error)
+            raise
+        self._checked.add(digest)
+        return digest
 
     def _fetch(self, digest: str, egress: Egress, round_id: str) -> None:
         address = f"/api/v1/models/{digest.removeprefix('sha256:')}"

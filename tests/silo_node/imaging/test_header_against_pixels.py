@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ PICTURE = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4, np.ones((10, 
 def _compressed(path: Path, kind: str) -> Path:
     if kind == "j2k":
         return write_dicom(path, PICTURE, syntax=uid.JPEG2000Lossless)
-    if shutil.which("gdcmconv") is None:
-        pytest.skip("gdcmconv writes these encodings; it is not on the path")
+    program = shutil.which("gdcmconv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("gdcmconv, which writes these encodings, is neither beside Python nor on the path")
     plain = write_dicom(path.with_name("plain.dcm"), PICTURE)
-    subprocess.run(["gdcmconv", f"--{kind}", str(plain), str(path)], check=True, timeout=60)
+    subprocess.run([program, f"--{kind}", str(plain), str(path)], check=True, timeout=60)
     return path
 
 
