@@ -242,6 +242,7 @@ class RoundRunner:
         self.over = True
         if self._silo is not None:
             self._silo.destroy()
+        self._sum.close()
         self._run.remove()
 
     def heartbeat(self) -> None:

@@ -87,6 +87,10 @@ class SumCheck:
         found = {"sum": shown, "first_sum": kept if kept != shown else None}
         return {name: digest for name, digest in found.items() if digest is not None}
 
+    def close(self) -> None:
+        """Let go of the sum's file: a deleted file keeps its room on the disk for as long as a map of it stands."""
+        self._published = None
+
     def _kept(self) -> dict[str, Any]:
         kept: dict[str, Any] | None = self._run.read("sum")
         if kept is None:

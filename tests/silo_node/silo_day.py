@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
@@ -27,11 +28,13 @@ SECONDS_A_ROUND = 0.4
 @dataclass(frozen=True)
 class Load:
     """What one process holds. memory: resident bytes, also those that it shares with the process it was forked from: which
-    of these it has a copy of its own of changes over the day, and is no growth."""
+    of these it has a copy of its own of changes over the day, and is no growth. connections: sockets; each client keeps its
+    last ones open for its next request. handles: what else is open."""
 
     memory: int
     handles: int
     threads: int
+    connections: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,20 @@ def _processes(silo: SiloUnderTest) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def _load(process: psutil.Process) -> Load:
-    return Load(process.memory_info().rss, process.num_fds(), process.num_threads())
+    connections = len(process.net_connections("all"))
+    return Load(process.memory_info().rss, process.num_fds() - connections, process.num_threads(), connections)
+
+
+def removed_but_open(silo: SiloUnderTest) -> list[str]:
+    """Files of its folder that have no name any more, and still take room because one of its processes has them open."""
+    found = []
+    for _, process in _processes(silo):
+        for handle in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                target = str(handle.readlink())
+                if target.startswith(str(silo.folder)) and target.endswith(" (deleted)"):
+                    found.append(target)
+    return found
 
 
 def rounds_that_ended(silo: SiloUnderTest) -> list[str]:
@@ -141,7 +157,9 @@ def rounds_that_ended(silo: SiloUnderTest) -> list[str]:
 
 
 def grown(before: Moment, after: Moment) -> list[str]:
-    """What has grown, in words: memory by a tenth and a MB, handles or threads by more than two, files at all."""
+    """What has grown, in words: memory by a tenth and a MB, handles or threads by more than two, files at all.
+
+    connections: by more than eight: two clients, each of which may keep four (egress.py), had none at the first look."""
     found = []
     for name, now in after.processes.items():
         then = before.processes.get(name)
@@ -152,6 +170,8 @@ def grown(before: Moment, after: Moment) -> list[str]:
             found.append(f"{name}: {then.memory} -> {now.memory} bytes of memory")
         if now.handles > then.handles + 2:
             found.append(f"{name}: {then.handles} -> {now.handles} open files")
+        if now.connections > then.connections + 8:
+            found.append(f"{name}: {then.connections} -> {now.connections} connections")
         if now.threads > then.threads + 2:
             found.append(f"{name}: {then.threads} -> {now.threads} threads")
     found += [f"{name}: {count} more" for name, count in sorted((after.files - before.files).items())]

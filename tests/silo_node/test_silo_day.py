@@ -28,6 +28,7 @@ def test_a_day_of_24_rounds_leaves_the_silo_as_it_was(silo, portal):
     assert silo_day.rounds_that_ended(silo) == ["finished"] * 25
     assert portal.refused() == []
     assert silo_day.grown(before, after) == []
+    assert silo_day.removed_but_open(silo) == [], "a sum's or an update's file takes no room after its round"
     assert {"silo", "broker", "training", "training's child", "control"} <= after.processes.keys()
     assert [path.name for path in silo.config.cache.iterdir()] == ["newer"], "the hourly work was done"
     last = json.loads((silo.folder / "rounds.jsonl").read_text().splitlines()[-1])
@@ -41,6 +42,7 @@ def test_a_day_of_24_rounds_leaves_the_silo_as_it_was(silo, portal):
         (Load(13_000_000, 10, 5), "memory"),
         (Load(10_000_000, 13, 5), "open files"),
         (Load(10_000_000, 10, 8), "threads"),
+        (Load(10_000_000, 10, 5, 9), "connections"),
     ],
 )
 def test_growth_is_seen(after, word):
