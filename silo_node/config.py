@@ -130,6 +130,8 @@ class Page(_Strict):
 
     name: the name in the browser's address bar, such as silo.hospital.internal; passkeys are bound to it.
     tls_cert, tls_key: PEM files, absolute or relative to the silo's folder.
+    metrics_token_file: its first line is the Bearer token with which the hospital's Prometheus reads /metrics; without it
+    there is no such address.
     """
 
     off: bool = False
@@ -138,6 +140,7 @@ class Page(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9.-]{0,253}$")] = ""
     tls_cert: str = ""
     tls_key: str = ""
+    metrics_token_file: str = ""
 
     @model_validator(mode="after")
     def _never_open_by_accident(self) -> Page:

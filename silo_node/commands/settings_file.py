@@ -73,6 +73,8 @@ allow_constant = false
 # name = ""
 # tls_cert = ""
 # tls_key = ""
+# File whose first line is the token with which the hospital's Prometheus reads /metrics; docs/running-for-months.md.
+# metrics_token_file = ""
 
 [label_source]
 # "csv": labels.csv. "sr": DICOM structured reports beside the images; the codes are those of such a report.

@@ -208,6 +208,11 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("PAGE_CERTIFICATE",),
     ),
     (
+        "Put a token of 20 characters or more into the file that [page] metrics_token_file in silo.toml names, readable for "
+        "this user, and the same one into Prometheus' settings: the page is tried again by itself.",
+        ("PAGE_TOKEN",),
+    ),
+    (
         "Read the end of page.log in the silo's folder; rounds go on without the page. If it comes again, send that end to "
         "the network's admin.",
         ("PAGE_CRASHED",),

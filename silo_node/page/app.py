@@ -30,7 +30,7 @@ from protocol.plain_text import visible
 from silo_node import __version__
 from silo_node.config import Config
 from silo_node.errors import PortalError, SiloError, UsageError
-from silo_node.page import words
+from silo_node.page import start, words
 from silo_node.page.accounts import SESSION_SECONDS, Accounts, Session
 from silo_node.page.asking import Answer, Ask, File, Sent, Shown, View
 from silo_node.page.headers import Guard
@@ -49,6 +49,7 @@ def make_app(config: Config, accounts: Accounts) -> Guard:
     app = Starlette(
         routes=[
             *(Path_(route.path, page.endpoint(route), methods=_methods(route)) for route in ROUTES),
+            Path_("/metrics", page.metrics, methods=["GET"]),
             Mount("/static", _Static(directory=_HERE / "static")),
         ],
         exception_handlers={HTTPException: page.no_such, Exception: page.fault},
@@ -73,6 +74,7 @@ class _Pages:
     def __init__(self, config: Config, accounts: Accounts) -> None:
         self._config = config
         self._accounts = accounts
+        self._metrics_token = start.metrics_token(config)
         self._origin = config.settings.page.origin
         self._secure = bool(config.settings.page.tls_cert)
         self._cookie = "__Host-consilium_node" if self._secure else "consilium_node"
@@ -168,6 +170,21 @@ class _Pages:
         response.set_cookie(
             name, value, max_age=SESSION_SECONDS, path="/", secure=self._secure, httponly=True, samesite="strict"
         )
+
+    async def metrics(self, request: Request) -> Response:
+        """For the hospital's Prometheus, which has a token instead of a session; no such address without one."""
+        if self._metrics_token is None:
+            return await self.no_such(request, HTTPException(404))
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, b"Bearer " + self._metrics_token):
+            return Response(status_code=401, headers={"www-authenticate": "Bearer"})
+        from silo_node.health import metrics
+
+        try:
+            found = await run_in_threadpool(metrics.text, self._config)
+        except SiloError as error:
+            return Response(f"{error.code}\n", status_code=503, media_type="text/plain")
+        return Response(found, media_type=metrics.CONTENT_TYPE)
 
     def _foreign(self, request: Request) -> str | None:
         """Why a form does not come from a page of ours; None where it does."""

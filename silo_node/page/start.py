@@ -11,18 +11,42 @@ from pathlib import Path
 from silo_node.config import Config
 from silo_node.errors import UsageError
 
+SHORTEST_TOKEN = 20
+
 
 def check(config: Config) -> None:
-    """1. The certificate can be used, and is not over; 2. the address is free.
+    """1. The certificate can be used, and is not over; 2. so can the token for metrics; 3. the address is free.
 
-    Raises: UsageError (PAGE_CERTIFICATE, PAGE_PORT_TAKEN).
+    Raises: UsageError (PAGE_CERTIFICATE, PAGE_TOKEN, PAGE_PORT_TAKEN).
     """
     page = config.settings.page
     # 1
     if page.tls_cert:
         _certificate(config.folder / page.tls_cert, config.folder / page.tls_key)
     # 2
+    metrics_token(config)
+    # 3
     _free(page.host, page.port)
+
+
+def metrics_token(config: Config) -> bytes | None:
+    """What a scraper must send; None where none is set. Raises: UsageError PAGE_TOKEN."""
+    name = config.settings.page.metrics_token_file
+    if not name:
+        return None
+    path = config.folder / Path(name).expanduser()
+    try:
+        token = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"[page] metrics_token_file: {path} can't be read ({type(error).__name__}).", "PAGE_TOKEN"
+        ) from None
+    if len(token) < SHORTEST_TOKEN:
+        raise UsageError(
+            f"[page] metrics_token_file: the first line of {path} must be a token of {SHORTEST_TOKEN} characters or more.",
+            "PAGE_TOKEN",
+        )
+    return token.encode()
 
 
 def _certificate(cert: Path, key: Path) -> None:
