@@ -154,7 +154,7 @@ def erase_opted_out(config: Config) -> int:
             logs.get().warning("erase.waits", code=error.code, sentence=error.sentence)
             return count
         count += inbox.forget(config.inbox, config.pacs_db, found.gone(came))
-        if not found.registry.fresh:
+        if found.codes is not None and not found.sure:
             return count
     write_json(_erased(config), {"list": before})
     return count

@@ -79,11 +79,6 @@ class Registry:
         """Those of `patients` whose images may not be used: their cached pixels must go."""
         return frozenset(patient for patient, decision in self.decisions.items() if not decision.permit)
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the consents are what their source says now, not the last good reading."""
-        return self.loaded_at == self.now
-
     def counts(self) -> dict[str, int]:
         """Reason code -> patients, for the hospital's own terminal."""
         return dict(sorted(Counter(decision.code for decision in self.decisions.values()).items()))

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from silo_node import opt_out_registry
 from silo_node.config import Config
-from silo_node.consent import registry as registries
-from silo_node.consent.registry import Registry
+from silo_node.consent import registry
+from silo_node.consent.rules import PERMITS
 from silo_node.errors import Refused, SiloError
 from silo_node.steward import documents
 
@@ -37,24 +37,31 @@ PATIENCE: Final = 5.0
 
 @dataclass(frozen=True)
 class Admission:
-    """One reading. in_force: whether a data-use policy is."""
+    """One reading.
+
+    codes: PatientID -> the code of the decision (consent/rules.py), of everybody on record; None where this hospital reads no
+    consents. default: what holds without a record, True for yes. in_force: whether a data-use policy is. sure: whether images
+    may go for the consents: their source itself was read, not its last good reading, and has some of patients here.
+    """
 
     opted_out: frozenset[str] = field(repr=False)
-    registry: Registry = field(repr=False)
+    codes: Mapping[str, str] | None = field(repr=False)
+    default: bool
     in_force: bool
+    sure: bool
 
     def against(self, patient: str) -> str | None:
         """Why nothing of this PatientID may come, as a code; None where it may."""
-        decision = self.registry.decide(patient)
-        if patient in self.opted_out or decision.code == "OPTED_OUT":
+        if patient in self.opted_out:
             return "OPTED_OUT"
-        return None if self.registry.consents is None or decision.permit else "NOT_CONSENTED"
+        return None if self.codes is None or self._code(patient) in PERMITS else "NOT_CONSENTED"
 
     def gone(self, patients: Iterable[str]) -> frozenset[str]:
         """Those of `patients` whose images must go.
 
-        A consent takes images away only as its source says it now, not as the last good reading does; and its absence
-        only under a policy in force, because another may say what holds without one.
+        A consent takes images away only as its source says it now, not as the last good reading does, nor where not one
+        consent is there, as from a wrong address; and its absence only under a policy in force, because another may say
+        what holds without one.
         """
         return frozenset(patient for patient in patients if self._goes(patient))
 
@@ -62,7 +69,10 @@ class Admission:
         code = self.against(patient)
         if code != "NOT_CONSENTED":
             return code is not None
-        return self.registry.fresh and (self.in_force or self.registry.decide(patient).code != "DEFAULT_DENY")
+        return self.sure and (self.in_force or self._code(patient) != "DEFAULT_DENY")
+
+    def _code(self, patient: str) -> str:
+        return (self.codes or {}).get(patient, "DEFAULT_PERMIT" if self.default else "DEFAULT_DENY")
 
 
 def load(config: Config, now: datetime) -> Admission:
@@ -75,11 +85,18 @@ def load(config: Config, now: datetime) -> Admission:
         _, policy = documents.load_policy(config, documents.load_trust(config), now=now)
     except SiloError:
         policy = None
-    registry = registries.load(config, now, registries.default_of(policy))
-    if policy is not None or registry.consents is not None:
-        registries.usable(registry)
-    assert registry.decisions is not None  # made here, not when the first image waits for it
-    return Admission(registry.opt_out.patients if registry.opt_out else frozenset(), registry, policy is not None)
+    found = registry.load(config, now, registry.default_of(policy))
+    if policy is not None or found.consents is not None:
+        registry.usable(found)
+    # Codes only: a receiver keeps them for hours beside the images.
+    codes = {patient: decision.code for patient, decision in found.decisions.items()}
+    return Admission(
+        found.opt_out.patients if found.opt_out is not None else frozenset(),
+        codes if found.consents is not None else None,
+        found.default,
+        policy is not None,
+        found.loaded_at == now ,
+    )
 
 
 class Standing:
@@ -138,6 +155,7 @@ class Standing:
         except SiloError as error:
             found = error
         except (OSError, MemoryError) as error:
-            found = Refused("CONSENT_MISSING", f"The consents cannot be read ({type(error).__name__}).")
+            what = "there is not enough memory for them" if isinstance(error, MemoryError) else error.strerror
+            found = Refused("CONSENT_MISSING", f"The consents cannot be read: {what}.")
         with self._lock:
             self._read, self._read_at, self._reader = found, time.monotonic(), None

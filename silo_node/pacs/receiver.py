@@ -1,16 +1,16 @@
 """The C-STORE receiver: takes images from known peers into the inbox. `python -m silo_node.pacs.receiver FOLDER`.
 
-| what arrives                                                  | what the peer hears                                             |
-|---------------------------------------------------------------|-----------------------------------------------------------------|
-| from a host that no peer has                                  | nothing: the connection is closed                               |
-| wrong calling title for that host, called title               | the association is rejected                                     |
-| another SOP class than an image's                             | the presentation context is rejected                            |
-| an image                                                      | 0x0000, after its file has its name                             |
-| ... of a patient who opted out, or whose consent permits no use | 0xB006 (warning: elements discarded); nothing of it is kept   |
-| ... while the disk is full, or list or consents can't be read | 0xA700 (out of resources): the peer may try later               |
-| ... that is not what its command says                         | 0xA900 (does not match)                                         |
-| ... without patient, image or readable header                 | 0xC000 (cannot understand)                                      |
-| more than `max_mb`                                            | the association is aborted                                      |
+| what arrives                                                    | what the peer hears                                         |
+|-----------------------------------------------------------------|-------------------------------------------------------------|
+| from a host that no peer has                                    | nothing: the connection is closed                           |
+| wrong calling title for that host, called title                 | the association is rejected                                 |
+| another SOP class than an image's                               | the presentation context is rejected                        |
+| an image                                                        | 0x0000, after its file has its name                         |
+| ... of a patient who opted out, or whose consent permits no use | 0xB006 (warning: elements discarded); nothing of it is kept |
+| ... while the disk is full, or list or consents can't be read   | 0xA700 (out of resources): the peer may try later           |
+| ... that is not what its command says                           | 0xA900 (does not match)                                     |
+| ... without patient, image or readable header                   | 0xC000 (cannot understand)                                  |
+| more than `max_mb`                                              | the association is aborted                                  |
 
 Source: DICOM PS3.4, annex B.2.3 (status codes); PS3.8 (associations).
 """
@@ -50,7 +50,9 @@ STATUS: Final = {"OPTED_OUT": 0xB006, "NOT_CONSENTED": 0xB006, "PACS_OTHER": 0xA
 LATER: Final = 0xA700
 NOT_UNDERSTOOD: Final = 0xC000
 MEMORY: Final = 2**30
-"""Address space of the process, above four times `max_mb`: a peer's lengths are not believed beyond it."""
+CONSENTS_MEMORY: Final = 2 * 2**30
+"""Address space of the process, above four times `max_mb`: a peer's lengths are not believed beyond it. More where consents
+are read: 100,000 of them take 0.7 GiB."""
 _REQUEST: Final = 10.0
 _SILENT: Final = 30.0
 """Seconds: from a connection to its request; of silence in an association."""
@@ -230,6 +232,8 @@ def main(folder: str) -> int:
     settings = config.settings.receiver
     assert settings is not None
     most = MEMORY + 4 * settings.max_mb * MB
+    if config.settings.consent.source or config.consent_path is not None:
+        most += CONSENTS_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     logs.get().info("receiver.listening", port=server.port)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from protocol.signing import Envelope
 from silo_node import scanning
 from silo_node.config import Config
-from silo_node.consent import changes
+from silo_node.consent import changes, registry
 from silo_node.health import status
 from silo_node.keys import Keys
 from silo_node.node import Node
@@ -257,6 +257,16 @@ def test_the_last_good_reading_deletes_nothing_when_a_consent_runs_out(
     assert admission.load(config, later).gone(films) == set(films)
 
 
+def test_a_source_without_a_single_consent_deletes_nothing(orthanc: Orthanc, ward: Ward, films: list[str]) -> None:
+    ward.says(films[0], gics())
+    config = ward.asks_orthanc(orthanc)
+    ward.policy(config, consent_default="opt-in", legal_basis=None)
+    fetch.fetch(config)
+    (ward.consents / f"c-{films[0]}-2024-01-01.json").rename(ward.folder / "away.json")
+    report, error = fetch.fetch(config)
+    assert error is None and report.skipped == {"NOT_CONSENTED": 6} and ward.here() == {films[0]}
+
+
 def test_who_opted_out_loses_their_images_even_while_the_consents_cannot_be_read(
     orthanc: Orthanc, ward: Ward, films: list[str]
 ) -> None:
@@ -283,7 +293,7 @@ def test_what_came_before_a_withdrawal_goes_when_a_round_ends(ward: Ward, listen
     assert not scanning.erase_wanted(config)
     ward.says("P1", gics("deny"), "2025-01-01")
     node = Node(config, None)
-    changes.note(node, admission.load(config, datetime.now(UTC)).registry)  # as the gate does before a round
+    changes.note(node, registry.load(config, datetime.now(UTC), False))  # as the gate does before a round
     node.close()
     assert scanning.erase_wanted(config)
     ward.consents.rename(ward.folder / "away")
