@@ -95,7 +95,7 @@ def load(config: Config, now: datetime) -> Admission:
         codes if found.consents is not None else None,
         found.default,
         policy is not None,
-        found.loaded_at == now ,
+        found.loaded_at == now and bool(found.consents),
     )
 
 
