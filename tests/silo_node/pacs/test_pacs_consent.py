@@ -102,12 +102,16 @@ def test_only_whom_a_consent_permits_some_use_is_fetched(orthanc: Orthanc, ward:
     # Nothing of the others was so much as listed.
     assert not any(patient.encode() in file.read_bytes() for patient in (without, denied, expired, rejected)
                    for file in ward.folder.glob("pacs.db*"))  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "silo_node.cli", "fetch", str(ward.folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert "NOT_CONSENTED: 4 studies left out (no consent of the patient permits any use now)" in done.stdout
+    meaning = "(no consent of the patient permits any use now)"
+    for command, said in (
+        ("fetch", f"NOT_CONSENTED: 4 studies left out {meaning}"),
+        ("status", f"PACS: NOT_CONSENTED: 4 studies not fetched, 0 images that were sent not kept {meaning}"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "silo_node.cli", command, str(ward.folder)],
+            cwd=ROOT, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
 
 
 def test_who_opted_out_stays_out_whatever_the_consent_says(orthanc: Orthanc, ward: Ward, films: list[str]) -> None:
