@@ -222,6 +222,7 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
     """
     with errors_shown(as_json):
         from silo_node.health import status as facts
+        from silo_node.pacs.state import kept_out
 
         report = facts.report(config_of(folder))
         if as_json:
@@ -240,6 +241,9 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
             out.print(f"  {reminder['sentence']}", markup=False)
         for paused in report["paused"]:
             out.print(f"  {paused['study']} waits for a steward (`silo resume`): {paused['sentence']}", markup=False)
+        for code, meaning, studies, images in kept_out(report["pacs"]):
+            counted = f"{studies} studies not fetched, {images} images that were sent not kept"
+            out.print(f"  PACS: {code}: {counted} ({meaning})", markup=False)
         for problem in report["problems"]:
             out.print(f"  {problem['time']} {problem['code']}: {problem['sentence']}", markup=False)
 

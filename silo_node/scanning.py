@@ -13,6 +13,7 @@ from silo_node import opt_out_registry
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError
 from silo_node.files import read_json, write_json
+from silo_node.service import logs
 
 if TYPE_CHECKING:
     from silo_node.imaging.index import ScanReport
@@ -115,23 +116,46 @@ def is_due(config: Config) -> bool:
 
 
 def erase_wanted(config: Config) -> bool:
-    """Whether the opt-out list, or what is known of consents, has changed since pictures were last deleted for it."""
+    """Whether the opt-out list, the policy, or what is known of consents has changed since pictures were last deleted for it,
+    or whose consent is known not to hold has pictures in the inbox all the same."""
     if not (config.cache.is_dir() or config.inbox.is_dir()) or not any(path.exists() for path in _registries(config)):
         return False
+    from silo_node.consent import changes
+    from silo_node.pacs import inbox
+
     erased = read_json(_erased(config))
-    return erased is None or erased["list"] != _digest(config)
+    if erased is None or erased["list"] != _digest(config):
+        return True
+    try:
+        return not changes.without_consent(config).isdisjoint(inbox.patients(config.pacs_db))
+    except SiloError:
+        return False  # a damaged pacs.db is told by the next fetch, and costs no round
 
 
 def erase_opted_out(config: Config) -> int:
-    """Delete the pictures, cached or come from the PACS, of everybody who opted out or whose consent does not hold; how many."""
+    """Delete the pictures, cached or come from the PACS, of everybody who opted out or whose consent does not hold; how many.
+
+    From the inbox nothing goes for a consent while its source can't be read; it is tried again after the next round.
+    """
     from silo_node.consent import changes
     from silo_node.imaging import cache
-    from silo_node.pacs import inbox
+    from silo_node.pacs import admission, inbox
 
-    listed = opt_out_registry.load(config, datetime.now(UTC))
+    now = datetime.now(UTC)
+    listed = opt_out_registry.load(config, now)
     before = _digest(config)
-    gone = changes.without_consent(config) | (listed.patients if listed else frozenset())
-    count = cache.forget(config.cache, gone) + inbox.forget(config.inbox, config.pacs_db, gone)
+    out = listed.patients if listed else frozenset()
+    count = cache.forget(config.cache, changes.without_consent(config) | out)
+    count += inbox.forget(config.inbox, config.pacs_db, out)
+    if came := inbox.patients(config.pacs_db):
+        try:
+            found = admission.load(config, now)
+        except SiloError as error:
+            logs.get().warning("erase.waits", code=error.code, sentence=error.sentence)
+            return count
+        count += inbox.forget(config.inbox, config.pacs_db, found.gone(came))
+        if found.codes is not None and not found.sure:
+            return count
     write_json(_erased(config), {"list": before})
     return count
 
@@ -141,7 +165,7 @@ def _erased(config: Config) -> Path:
 
 
 def _registries(config: Config) -> tuple[Path, ...]:
-    return config.folder / "consent" / "opt_out.csv", config.consent_known
+    return config.folder / "consent" / "opt_out.csv", config.consent_known, config.policy
 
 
 def _digest(config: Config) -> str:

@@ -22,8 +22,8 @@ def fetch(
 ) -> None:
     """Get the images that the query in silo.toml finds in the PACS (DICOMweb) and that are not here yet.
 
-    Patients who opted out are not fetched. Stopped at any moment, the next run goes on; `silo run` does the same by
-    itself every so many minutes. Nothing is ever written to the PACS.
+    Patients who opted out, or whose consents permit no use now, are not fetched. Stopped at any moment, the next run
+    goes on; `silo run` does the same by itself every so many minutes. Nothing is ever written to the PACS.
 
     Examples:
 
@@ -69,7 +69,9 @@ def _show(report: Any) -> None:
 
     out.print(f"{report.studies} studies found, {report.got} images fetched, {report.missing} still missing")
     for code, count in sorted(report.skipped.items()):
-        out.print(f"  {code}: {count} studies left out ({PROBLEMS.get(code, code)})", markup=False)
+        out.print(
+            f"  {code}: {count} studies left out ({REFUSALS.get(code) or PROBLEMS.get(code, code)})", markup=False
+        )
     for code, count in sorted(report.refused.items()):
         out.print(f"  {code}: {count} not taken ({REFUSALS.get(code) or PROBLEMS.get(code, code)})", markup=False)
     if report.got:
@@ -79,7 +81,8 @@ def _show(report: Any) -> None:
 def receive(folder: Folder = None) -> None:
     """Take images that the PACS sends (C-STORE), until Ctrl-C. `silo run` does the same by itself.
 
-    Only the peers of silo.toml may send, and only images. C-ECHO is answered, for a test from the PACS.
+    Only the peers of silo.toml may send, and only images. Nothing is kept of patients who opted out, or whose consents
+    permit no use now. C-ECHO is answered, for a test from the PACS.
 
     Examples:
 

@@ -12,12 +12,12 @@ import hmac
 
 from silo_node.config import Config
 from silo_node.consent.registry import Registry
+from silo_node.consent.rules import PERMITS
 from silo_node.files import read_json, write_json
 from silo_node.node import Node
 
 _KEY = "consent registry"
 """In place of a study's id, which never has a space: a key of its own."""
-_PERMITS = ("PERMITTED", "DEFAULT_PERMIT")
 
 
 def note(node: Node, registry: Registry) -> None:
@@ -33,7 +33,7 @@ def note(node: Node, registry: Registry) -> None:
     recorded = []
     for patient, code in changed.items():
         before = registry.known.get(patient, "DEFAULT_PERMIT" if registry.default and not first else "DEFAULT_DENY")
-        if before in _PERMITS and code not in _PERMITS:
+        if before in PERMITS and code not in PERMITS:
             node.evidence.record(
                 "consent.withdrawn",
                 subject=("registry", node.config.name, registry.digest),
@@ -52,7 +52,7 @@ def note(node: Node, registry: Registry) -> None:
 def without_consent(config: Config) -> frozenset[str]:
     """Patients whose last known decision was a DENY."""
     known = read_json(config.consent_known) or {}
-    return frozenset(patient for patient, code in known.items() if code not in _PERMITS)
+    return frozenset(patient for patient, code in known.items() if code not in PERMITS)
 
 
 def pseudonym(node: Node, patient: str) -> str:

@@ -22,6 +22,8 @@ from silo_node.consent.fhir import Coding, ConsentRecord, Provision
 from silo_node.consent.fhir_time import EVER
 
 IGNORED: Final = ("draft", "entered-in-error")
+PERMITS: Final = ("PERMITTED", "DEFAULT_PERMIT")
+"""The codes of a PERMIT; every other is a DENY."""
 
 SENTENCES: Final = {
     "PERMITTED": "The newest consent permits the use for research.",

@@ -127,6 +127,11 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ),
     ),
     ("Nothing: the patient's wish is kept.", ("OPTED_OUT",)),
+    (
+        "Nothing, where the patient has not consented: the images come by themselves once a consent permits a use. Otherwise "
+        "`silo consent check PATIENT` says which consent decides, and why.",
+        ("NOT_CONSENTED",),
+    ),
     ("Name the patient of that file in labels.csv (columns `file` and `PatientID`), then scan again.", ("PATIENT_UNKNOWN",)),
     (
         "Install the decoders (`pip install consilium[silo]` brings them all), restart, and `silo scan`.",

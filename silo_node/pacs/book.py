@@ -83,7 +83,7 @@ class Book:
                 self._db.execute("INSERT OR REPLACE INTO studies VALUES (?, ?)", (study, count))
 
     def keep_only(self, studies: Iterable[str]) -> None:
-        """Want nothing any more of studies that the query does not find, or whose patient opted out."""
+        """Want nothing any more of studies that the query does not find, or whose patient is kept out."""
         kept = frozenset(studies)
         gone = [
             (study,)

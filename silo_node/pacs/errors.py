@@ -23,6 +23,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "PACS_GONE": "the PACS does not have the instance any more",
     "INSTANCE_TOO_BIG": "larger than `max_mb`",
     "OPTED_OUT": "the patient opted out",
+    "NOT_CONSENTED": "no consent of the patient permits any use now",
     "NOT_DICOM": "not a DICOM file",
     "CORRUPT": "the header is damaged or cut off",
     "NO_IMAGE": "no image",

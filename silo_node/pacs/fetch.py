@@ -1,6 +1,7 @@
 """`silo fetch`: asks the PACS what it has, and gets what is missing here, one by one.
 
-    1. studies by the query; whoever opted out is left out before anything of them is listed or fetched
+    1. studies by the query; whoever opted out, or has consented to no use, is left out before anything of them is listed
+       or fetched (admission.py)
     2. a study whose number of instances has not changed is not listed again
     3. what is neither in the data folder nor in the inbox is fetched, into the inbox
 
@@ -22,6 +23,7 @@ from typing import Any, Final
 from silo_node import opt_out_registry
 from silo_node.config import Config, DicomWeb
 from silo_node.errors import AlreadyRunning, DiskFull, SiloError, UsageError
+from silo_node.pacs import admission
 from silo_node.pacs.book import Book
 from silo_node.pacs.errors import InstanceRefused, PacsError
 from silo_node.pacs.inbox import Inbox, forget
@@ -104,16 +106,19 @@ class _Run:
     def __init__(
         self, config: Config, settings: DicomWeb, book: Book, report: Report, say: Callable[[int, int], None]
     ) -> None:
-        # Raises Refused where the list can't be read: then nothing is asked for.
-        registry = opt_out_registry.load(config, datetime.now(UTC))
-        self._opted_out: frozenset[str] = registry.patients if registry is not None else frozenset()
+        # Raises Refused where the list or the consents can't be read: then nothing is asked for.
+        now = datetime.now(UTC)
+        listed = opt_out_registry.load(config, now)
+        # Whoever opted out does not wait for a source of consents that is away.
+        forget(config.inbox, config.pacs_db, listed.patients if listed is not None else ())
+        self._admission = admission.load(config, now)
         self._config, self._settings, self._book, self._report, self._say = config, settings, book, report, say
         self._inbox = Inbox(config.inbox, book, part="fetch", free_mb=settings.free_mb)
 
     def run(self) -> None:
         from silo_node.pacs.dicomweb import Pacs
 
-        forget(self._config.inbox, self._config.pacs_db, self._opted_out)
+        forget(self._config.inbox, self._config.pacs_db, self._admission.gone(set(self._book.patients().values())))
         # A file that somebody deleted is wanted again.
         self._book.forget(sop for sop in self._book.patients() if not self._inbox.path(sop).exists())
         pacs = Pacs(self._config, self._settings)
@@ -131,8 +136,8 @@ class _Run:
         wanted = set()
         for study in pacs.studies():
             self._report.studies += 1
-            # Without a patient id nobody can say whether the patient opted out.
-            code = "NO_PATIENT" if study.patient is None else "OPTED_OUT" if study.patient in self._opted_out else None
+            # Without a patient id nobody can say whether the patient said yes or no.
+            code = "NO_PATIENT" if study.patient is None else self._admission.against(study.patient)
             if code is not None:
                 skipped[code] += 1
                 continue
@@ -154,9 +159,7 @@ class _Run:
                 with self._inbox.writing() as (file, path):
                     pacs.get(study, series, sop, file)
                     file.flush()
-                    self._inbox.take(
-                        path, study=study, sop=sop, patient=patient, opted_out=self._opted_out.__contains__
-                    )
+                    self._inbox.take(path, study=study, sop=sop, patient=patient, against=self._admission.against)
             except InstanceRefused as error:
                 self._book.refuse(sop, error.code)
                 wrong += 1

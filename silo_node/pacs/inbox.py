@@ -81,11 +81,12 @@ class Inbox:
         sop: str,
         study: str | None = None,
         patient: str | None = None,
-        opted_out: Callable[[str], bool],
+        against: Callable[[str], str | None],
     ) -> Header:
         """Check a whole file, give it its name and note it.
 
-        sop, patient: what it must be (patient None: whoever it says). Raises: InstanceRefused.
+        sop, patient: what it must be (patient None: whoever it says). against: why nothing of a patient may come.
+        Raises: InstanceRefused.
         """
         from silo_node.imaging import header
 
@@ -95,8 +96,8 @@ class Inbox:
         assert found.patient is not None  # a header without one has a problem
         if found.sop != sop or patient not in (None, found.patient):
             raise InstanceRefused("PACS_OTHER")
-        if opted_out(found.patient):
-            raise InstanceRefused("OPTED_OUT")
+        if (code := against(found.patient)) is not None:
+            raise InstanceRefused(code)
         place = self.path(sop)
         place.parent.mkdir(mode=0o700, exist_ok=True)
         with file.open("rb+") as whole:
@@ -108,7 +109,7 @@ class Inbox:
 
 
 def forget(folder: Path, pacs_db: Path, patients: Collection[str]) -> int:
-    """Delete the images of patients who opted out; how many there were. They stay in the PACS."""
+    """Delete the images of these patients; how many there were. They stay in the PACS."""
     if not pacs_db.exists():
         return 0
     book = Book(pacs_db)
@@ -118,6 +119,17 @@ def forget(folder: Path, pacs_db: Path, patients: Collection[str]) -> int:
             (folder / name_of(sop)).unlink(missing_ok=True)
         book.forget(sops)
         return len(sops)
+    finally:
+        book.close()
+
+
+def patients(pacs_db: Path) -> frozenset[str]:
+    """Everybody of whom an image is here."""
+    if not pacs_db.exists():
+        return frozenset()
+    book = Book(pacs_db)
+    try:
+        return frozenset(book.patients().values())
     finally:
         book.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from silo_node.errors import SiloError, UsageError
 from silo_node.health import status as reports
+from silo_node.pacs import state
 from silo_node.page import checks, reading
 from silo_node.page import sent as log
 from silo_node.page.asking import Answer, Ask, File, Sent, Shown
@@ -30,9 +31,12 @@ def images(asked: Ask) -> Answer:
     """The index in numbers; files by name only for hospital IT."""
     code, page = asked.query.get("problem", "")[:64], page_of(asked.query)
     found = reading.images(asked.config, code=code, page=page, name_files=asked.user.role == "it")
-    return Shown(
-        "images.html", {"images": found, "code": code, "page": page, "pages": pages(found.found if found else 0)}
-    )
+    shown = {"images": found, "code": code, "page": page, "pages": pages(found.found if found else 0)}
+    try:
+        kept_out = state.kept_out(state.report(asked.config))
+    except SiloError:
+        kept_out = []  # a pacs.db that can't be read is a problem on the status page
+    return Shown("images.html", {**shown, "kept_out": kept_out})
 
 
 def policy(asked: Ask) -> Answer:

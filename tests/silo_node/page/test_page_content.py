@@ -11,6 +11,7 @@ import pytest
 from silo_node.errors import UsageError
 from silo_node.evidence.egress_log import EgressLog
 from silo_node.page import checks, studies, words
+from silo_node.page.app import make_app
 from silo_node.page.sent import COLUMNS
 from silo_node.steward import documents
 from tests.silo_node.conftest import POLICY
@@ -35,6 +36,22 @@ def test_files_are_named_to_hospital_it_only(page: PageUnderTest):
     for text in (it, steward):
         assert "NOT_DICOM" in text and ">60<" in text and ">63<" in text
         assert "P-1" not in text
+
+
+def test_whose_images_do_not_come_from_the_pacs_is_shown_in_counts(page: PageUnderTest):
+    assert "Not taken from the PACS" not in page.visitor("steward").get("/images").text
+    page.silo.settings(
+        (page.silo.folder / "silo.toml").read_text().split("[training]")[0]
+        + '[receiver]\nport = 11112\nae_title = "SILO"\npeers = [{ ae_title = "PACS", host = "127.0.0.1" }]\n'
+    )
+    page.app = make_app(page.silo.config, page.accounts)
+    counts = {"received": 5, "OPTED_OUT": 7, "NOT_CONSENTED": 41}
+    (page.silo.folder / "receiver.json").write_text(json.dumps({"state": "listening", "counts": counts}))
+    text = page.visitor("steward").get("/images").text
+    assert "Not taken from the PACS" in text and "no consent of the patient permits any use now" in text
+    assert ">41<" in text and ">7<" in text and ">5<" not in text
+    (page.silo.folder / "pacs.db").write_bytes(b"no database" * 100)
+    assert page.visitor("steward").get("/images").status_code == 200
 
 
 def test_a_long_list_of_files_has_pages(page: PageUnderTest):
