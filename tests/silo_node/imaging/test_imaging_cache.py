@@ -111,6 +111,17 @@ def test_pixels_that_were_never_committed_are_not_taken_for_a_picture(tmp_path: 
     again.open(items).batch(np.arange(6))
 
 
+def test_a_picture_of_which_nobody_says_what_file_it_was_is_decoded_again(tmp_path: Path, items: list[Item]) -> None:
+    """As after an upgrade from the first format."""
+    store = _cache(tmp_path)
+    store.fill(items)
+    with sqlite3.connect(next((tmp_path / "cache").glob("*/slots.db"))) as db:
+        db.execute("UPDATE slots SET seen = NULL WHERE slot = 2 AND kind = 'uint8'")
+    again = _cache(tmp_path)
+    assert again.fill(items) == {} and again.decoded == 1
+    again.open(items).batch(np.arange(6))
+
+
 def test_another_size_under_the_same_digest_is_refused(tmp_path: Path) -> None:
     _cache(tmp_path)
     with pytest.raises(ValueError, match="another size"):
