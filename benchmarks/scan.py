@@ -88,7 +88,9 @@ def _epochs(data: Path, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as kept:
         index.scan(data, Path(kept) / "index.db")
         usable = [file for file in index.files(Path(kept) / "index.db") if file.problem is None]
-        items = [Item(str(file.patient), str(file.sop), file.path, 0) for file in usable]
+        items = [
+            Item(str(file.patient), str(file.sop), file.path, 0, file.root, file.size, file.mtime_ns) for file in usable
+        ]
         store = Cache(Path(kept) / "cache", "sha256:" + "00" * 32, size=SIZE)
         problems = store.fill(items)
         items = [item for item in items if item.path not in problems]
@@ -101,10 +103,10 @@ def _epochs(data: Path, repeats: int) -> dict[str, Any]:
                 pictures.batch(np.sort(order[start : start + BATCH]))
 
         with DecoderPool(size=SIZE) as pool:
-            list(pool.decode([item.path for item in items[:8]]))
+            list(pool.decode(items[:8]))
 
             def again() -> None:
-                assert sum(1 for _ in pool.decode([item.path for item in items])) == len(items)
+                assert sum(1 for _ in pool.decode(items)) == len(items)
 
             seconds_ready, seconds_again = _least(repeats, ready, again)
     return {

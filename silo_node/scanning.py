@@ -80,7 +80,7 @@ def check_pixels(index_db: Path, config: Config | None, progress: Progress | Non
         listed = opt_out_registry.load(config, datetime.now(UTC))
         closed = changes.without_consent(config) | (listed.patients if listed else frozenset())
     wanted = [
-        file.path
+        file
         for file in index.files(index_db)
         if (file.problem is None or file.problem in index.WORTH_ANOTHER_TRY) and file.patient not in closed
     ]

@@ -126,6 +126,11 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("LINK_OUTSIDE", "BAD_NAME", "HEADER_TOO_LARGE"),
         ),
     ),
+    (
+        "`silo scan` reads it anew at once, else the next scan does; until then it stays out. If nobody of yours changed it, "
+        "find out who can write to the folder.",
+        ("FILE_CHANGED", "LABELS_CHANGED"),
+    ),
     ("Nothing: the patient's wish is kept.", ("OPTED_OUT",)),
     (
         "Nothing, where the patient has not consented: the images come by themselves once a consent permits a use. Otherwise "

@@ -1,6 +1,7 @@
 """Opens a file of the data folder so that nothing in it can cost more than a fixed amount of time and memory.
 
-    opened(path)   the file as pydicom reads it: regular files only (a FIFO would wait, a device may do anything)
+    opened(path)   the file as pydicom reads it: regular files only (a FIFO would wait, a device may do anything), and of a
+                   folder only what really lies in it, told from the file itself: no name is looked up a second time
     deflated       inflated here, at most MAX_INFLATED bytes: pydicom would inflate whatever a bomb holds
     read(size)     refused where a value is too long, where there are too many, or after too much time on the processor
 
@@ -9,6 +10,7 @@ The limits are far above any real header's: what counts is what is read, so long
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -34,6 +36,14 @@ class NotAFile(OSError):
     """A FIFO, a socket, a device or a folder: never read."""
 
 
+class Outside(OSError):
+    """Its real path does not lie in its folder: never read."""
+
+
+class Changed(OSError):
+    """It is not the file that the index speaks of, or it changed while it was read."""
+
+
 class TooMuch(ValueError):
     """The file asks for more than any real header does."""
 
@@ -41,12 +51,15 @@ class TooMuch(ValueError):
 class Source:
     """A file that counts what is read of it; what pydicom needs of one (read, seek, tell), and faster than Python's own.
 
-    size: bytes of the file. deflated: the bytes were inflated; the real transfer syntax is the deflated one.
+    size: bytes that can be read. seen: (bytes, mtime_ns) of the file itself. deflated: the bytes were inflated; the real
+    transfer syntax is the deflated one.
     """
 
-    def __init__(self, handle: int | None, content: bytes, size: int, *, deflated: bool = False) -> None:
+    def __init__(
+        self, handle: int | None, content: bytes, size: int, *, seen: tuple[int, int], deflated: bool = False
+    ) -> None:
         """handle: of the file, None where `content` is all of it. content: the first bytes."""
-        self._handle, self.size, self.deflated = handle, size, deflated
+        self._handle, self.size, self.seen, self.deflated = handle, size, seen, deflated
         self._window, self._start, self._at = content, 0, 0
         self.allow()
 
@@ -87,26 +100,55 @@ class Source:
         return self._at
 
 
+def handle_of(path: Path | str, root: Path | str | None) -> int:
+    """A regular file, open for reading; `root`: a real path in which its own must lie, None for anywhere.
+
+    Its name is looked up once, without opening what is there; what is opened is what was looked at.
+    Raises OSError; NotAFile and Outside before it is opened.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        itself = f"/proc/self/fd/{place}"
+        if root is not None and not str(Path(itself).readlink()).startswith(f"{root}".rstrip("/") + "/"):
+            raise Outside(errno.EXDEV, "it is a link that leads out of its folder")
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise NotAFile(errno.EINVAL, "it is no regular file")
+        return os.open(itself, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
 @contextmanager
-def opened(path: Path | str) -> Iterator[Source]:
+def opened(
+    path: Path | str, *, root: Path | str | None = None, seen: tuple[int, int] | None = None
+) -> Iterator[Source]:
     """The file, to be read within limits.
 
-    Raises OSError; NotAFile, before anything is read; zlib.error, EOFError and TooMuch where it is deflated.
+    root: as in `handle_of`; None only for a file that is of no folder yet. seen: (bytes, mtime_ns) that it must have.
+    Raises OSError; NotAFile, Outside, Changed before anything is read, and Changed at the end where it changed meanwhile;
+    zlib.error, EOFError and TooMuch where it is deflated.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    handle = handle_of(path, root)
     try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotAFile("not a regular file")
+        now = _seen(handle)
+        if seen not in (None, now):
+            raise Changed(errno.ESTALE, "it has another size or time than at the scan")
         start = os.pread(handle, _WINDOW, 0)
         end = _end_of_meta(start) if _DEFLATED in start[:_META] else None
         if end is None:
-            yield Source(handle, start, status.st_size)
+            yield Source(handle, start, now[0], seen=now)
         else:
             content = start[:end].replace(_DEFLATED, _PLAIN) + _inflated(handle, end)
-            yield Source(None, content, len(content), deflated=True)
+            yield Source(None, content, len(content), seen=now, deflated=True)
+        if seen is not None and _seen(handle) != seen:
+            raise Changed(errno.ESTALE, "it was written to while it was read")
     finally:
         os.close(handle)
+
+
+def _seen(handle: int) -> tuple[int, int]:
+    status = os.fstat(handle)
+    return status.st_size, status.st_mtime_ns
 
 
 def _end_of_meta(start: bytes) -> int | None:

@@ -5,7 +5,9 @@
     FOLDER/<digest>/uint16.bin    slots of H*W*2 bytes, little endian
 
 A slot's key is a SHA-256 over SOP instance UID and a random salt, and so is the patient's mark, by which a withdrawn
-patient's pictures are found even when the index has forgotten them: no header value stands in the cache. Pixels are
+patient's pictures are found even when the index has forgotten them: no header value stands in the cache. `seen` is the same
+over patient, size and time of the file that was decoded: when the index speaks of another file of that instance, the
+picture is overwritten and the file decoded. Pixels are
 flushed before their row is committed: a slot without its row is free, whatever was half written there. Deleted pictures
 are overwritten with zeros.
 """
@@ -40,6 +42,7 @@ STEPS = (
         " one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL, width INTEGER NOT NULL,"
         " window TEXT NOT NULL, salt BLOB NOT NULL)",
     ),
+    ("ALTER TABLE slots ADD COLUMN seen BLOB",),
 )
 """The format of slots.db, step by step (migrations.py)."""
 
@@ -73,10 +76,14 @@ class Cache:
         """
         problems: dict[Path, str] = {}
         with closing(self._open()) as db:
-            known = {key for (key,) in db.execute("SELECT key FROM slots WHERE key IS NOT NULL")}
-            missing = [item for item in items if self._mark("sop", item.sop) not in known]
+            rows = db.execute("SELECT key, seen, kind, slot FROM slots WHERE key IS NOT NULL")
+            known = {key: (seen, (kind, slot)) for key, seen, kind, slot in rows}
+            there = [known.get(self._mark("sop", item.sop)) for item in items]
+            pairs = zip(items, there, strict=True)
+            missing = [item for item, found in pairs if found is None or found[0] != self._seen(item)]
             if not missing:
                 return problems
+            self._erase(db, [known[key][1] for key in {self._mark("sop", item.sop) for item in missing} & known.keys()])
             with DecoderPool(size=self._size, window=self._window) as pool:
                 for start in range(0, len(missing), _GROW):
                     self._decode(db, pool, missing[start : start + _GROW], problems)
@@ -87,7 +94,7 @@ class Cache:
     ) -> None:
         fresh: dict[str, list[tuple[Item, NDArray[Any]]]] = {kind: [] for kind in _KINDS}
         by_path = {item.path: item for item in items}
-        for path, found in pool.decode(list(by_path)):
+        for path, found in pool.decode(list(by_path.values())):
             if isinstance(found, str):
                 problems[path] = found
                 continue
@@ -99,9 +106,9 @@ class Cache:
     def open(self, items: Sequence[Item]) -> Pictures:
         """The pictures of `items`, in their order. Raises KeyError for one that `fill` has not stored."""
         with closing(self._open()) as db:
-            rows = db.execute("SELECT kind, slot, key FROM slots WHERE key IS NOT NULL")
-            where = {key: (kind, slot) for kind, slot, key in rows}
-        places = [where[self._mark("sop", item.sop)] for item in items]
+            rows = db.execute("SELECT kind, slot, key, seen FROM slots WHERE key IS NOT NULL")
+            where = {(key, seen): (kind, slot) for kind, slot, key, seen in rows}
+        places = [where[self._mark("sop", item.sop), self._seen(item)] for item in items]
         return Pictures({kind: self._map(kind) for kind in {kind for kind, _ in places}}, places, self._size)
 
     def forget(self, patients: Iterable[str]) -> int:
@@ -119,7 +126,9 @@ class Cache:
             pixels[[slot for its_kind, slot in places if its_kind == kind]] = 0
             pixels.flush()
         with db:
-            db.executemany("UPDATE slots SET key = NULL, patient = NULL WHERE kind = ? AND slot = ?", places)
+            db.executemany(
+                "UPDATE slots SET key = NULL, patient = NULL, seen = NULL WHERE kind = ? AND slot = ?", places
+            )
 
     def _store(self, db: sqlite3.Connection, kind: str, pictures: list[tuple[Item, NDArray[Any]]]) -> None:
         if not pictures:
@@ -134,10 +143,10 @@ class Cache:
             pixels.flush()
             with db:
                 rows = [
-                    (kind, slot, self._mark("sop", item.sop), self._mark("patient", item.patient))
+                    (kind, slot, self._mark("sop", item.sop), self._mark("patient", item.patient), self._seen(item))
                     for slot, (item, _) in zip(slots, pictures, strict=True)
                 ]
-                db.executemany("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?)", rows)
+                db.executemany("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?)", rows)
         except (OSError, sqlite3.OperationalError) as error:
             raise StorageError("DISK_FULL", "No space is left for decoded pictures: free some disk space.") from error
 
@@ -161,6 +170,9 @@ class Cache:
 
     def _mark(self, kind: str, value: str) -> bytes:
         return hashlib.sha256(self._salt + f"{kind}\n{value}".encode()).digest()
+
+    def _seen(self, item: Item) -> bytes:
+        return self._mark("seen", f"{item.size}\n{item.mtime_ns}\n{item.patient}")
 
     def _open(self) -> sqlite3.Connection:
         path = self._folder / "slots.db"

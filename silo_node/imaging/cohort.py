@@ -32,12 +32,15 @@ from silo_node.imaging.labels import LabelRow, Labels, check_splits, split_of
 
 @dataclass(frozen=True)
 class Item:
-    """One picture that may be used. `label` is 0 or 1."""
+    """One picture that may be used. `label` is 0 or 1; the others are what the index says of its file."""
 
     patient: str = field(repr=False)
     sop: str = field(repr=False)
     path: Path = field(repr=False)
     label: int
+    root: Path = field(repr=False)
+    size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,7 @@ class Cohort:
     def load(cls, path: Path) -> Cohort:
         """Read what `save` wrote."""
         body = json.loads(path.read_text(encoding="utf-8"))
-        train = tuple(Item(patient, sop, Path(file), label) for patient, sop, file, label in body["train"])
-        test = tuple(Item(patient, sop, Path(file), label) for patient, sop, file, label in body["test"])
+        train, test = (tuple(_item_in(*item) for item in body[part]) for part in ("train", "test"))
         return cls(
             train, test, _patients(train, test), body["excluded"], tuple(body["withdrawn"]), body["min_patients"],
             Path(body["index_db"]), datetime.fromisoformat(body["built_at"]),
@@ -135,7 +137,9 @@ def build(
     parts: dict[str, list[Item]] = {"train": [], "test": []}
     for row, file in chosen:
         assert file.patient is not None and file.sop is not None  # a usable file has both
-        parts[row.split or split_of(file.patient)].append(Item(file.patient, file.sop, file.path, row.label))
+        parts[row.split or split_of(file.patient)].append(
+            Item(file.patient, file.sop, file.path, row.label, file.root, file.size, file.mtime_ns)
+        )
     train, test = tuple(parts["train"]), tuple(parts["test"])
     minimum = max(int(manifest.cohort.min_patients), min_patients)
     patients = _patients(train, test)
@@ -218,4 +222,8 @@ def _patients(train: tuple[Item, ...], test: tuple[Item, ...]) -> tuple[str, ...
 
 
 def _item_out(item: Item) -> list[Any]:
-    return [item.patient, item.sop, str(item.path), item.label]
+    return [item.patient, item.sop, str(item.path), item.label, str(item.root), item.size, item.mtime_ns]
+
+
+def _item_in(patient: str, sop: str, path: str, label: int, root: str, size: int, mtime_ns: int) -> Item:
+    return Item(patient, sop, Path(path), label, Path(root), size, mtime_ns)

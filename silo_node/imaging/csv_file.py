@@ -6,14 +6,14 @@ Errors name the file and the line, never a cell's content: a cell may hold a pat
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
-import stat
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from silo_node.imaging import bounded
 from silo_node.imaging.errors import TableError
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -36,24 +36,24 @@ class Table:
     digest: str
 
 
-def read(path: Path, *, code: str, what: str) -> Table:
-    """The table in `path`. `code` prefixes the error codes (`LABELS`), `what` names the file in sentences.
+def read(path: Path, *, code: str, what: str, root: Path | None = None) -> Table:
+    """The table in `path`. `code` prefixes the error codes (`LABELS`), `what` names the file in sentences. `root`: a real path
+    in which the file must really lie; None where a link may lead anywhere.
 
     Raises TableError `<code>_MISSING` (no such file), `<code>_MALFORMED` (encoding, quotes, empty file, a line with
     another number of cells than the header, two columns of one name).
     """
     try:
-        status = path.stat()
-        size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")  # a pipe would be waited for, a device never ends
-        raw = path.read_bytes() if size <= MAX_BYTES else b""
+        # A pipe would be waited for, a device never ends.
+        with os.fdopen(bounded.handle_of(path, root), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
     except OSError as error:
         reason = error.strerror or "unknown reason"
         raise TableError(
             f"{code}_MISSING", f"{what} cannot be read ({reason}): put it in place and scan again."
         ) from error
-    if size > MAX_BYTES:
+    if max(size, len(raw)) > MAX_BYTES:
         raise TableError(
             f"{code}_MALFORMED", f"{what} is larger than {MAX_BYTES // 2**20} MiB: check that it is the right file."
         )

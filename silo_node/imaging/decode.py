@@ -28,6 +28,7 @@ from silo_node.imaging import bounded, codestream, header
 from silo_node.imaging.bounded import Source
 from silo_node.imaging.errors import PixelError
 from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, transfer_syntax
+from silo_node.imaging.known import Known
 
 WINDOWS = ("full", "dicom")
 VERSION = 3  # part of the cache key: raise it when the same file would decode to other bits
@@ -36,7 +37,7 @@ _FROM_GROUPS = (
     "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
 )  # fmt: skip
 _TAGS = [
-    "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated",
+    "SOPInstanceUID", "PatientID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
@@ -52,17 +53,24 @@ _OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": [Tag(na
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def read(path: Path, *, size: tuple[int, int], window: str = "full") -> NDArray[np.uint8] | NDArray[np.uint16]:
+def read(
+    path: Path, *, size: tuple[int, int], window: str = "full", known: Known | None = None
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The picture as [H, W], `size` = (H, W). 0 is black; the type's largest value is white.
 
-    Raises PixelError `UNREADABLE`, `PIXELS_CORRUPT` (damaged, cut off), `PIXELS_UNSUPPORTED` (no decoder reads it) or
-    `PIXELS_MEMORY`. A decoder is C code that may crash or hang on a hostile file: see decoder_pool.py.
+    known: what the index says of the file; None only for a file of no index.
+    Raises PixelError `UNREADABLE`, `FILE_CHANGED` (it is not the file that was indexed), `PIXELS_CORRUPT` (damaged, cut
+    off), `PIXELS_UNSUPPORTED` (no decoder reads it) or `PIXELS_MEMORY`. A decoder is C code that may crash or hang on a
+    hostile file: see decoder_pool.py.
     """
     if window not in WINDOWS:
         raise ValueError("window must be one of " + ", ".join(WINDOWS))
     try:
-        with bounded.opened(path) as source:
-            dataset = _one_frame(source)
+        told = {"root": known.root, "seen": (known.size, known.mtime_ns)} if known else {}
+        with bounded.opened(path, **told) as source:
+            dataset = _one_frame(source, known)
+    except (bounded.NotAFile, bounded.Outside, bounded.Changed) as error:
+        raise PixelError("FILE_CHANGED", "A file was exchanged or overwritten since the scan.") from error
     except OSError as error:
         if error.errno is None:  # pydicom's own
             raise PixelError("PIXELS_CORRUPT", "A file's header is damaged.") from error
@@ -94,9 +102,11 @@ def _memory() -> PixelError:
     return PixelError("PIXELS_MEMORY", "A file needs more memory than one file may have.")
 
 
-def _one_frame(source: Source) -> Dataset:
+def _one_frame(source: Source, known: Known | None) -> Dataset:
     """The header, with the pixel data of the middle frame alone: a film of a gigabyte costs one picture's memory."""
     dataset = header.dataset_of(source, **_OPTIONS)
+    if known is not None:
+        known.require(header.text(dataset, "SOPInstanceUID"), header.text(dataset, "PatientID"))
     rows, columns = header.number(dataset, "Rows"), header.number(dataset, "Columns")
     if not rows or not columns or rows * columns > MAX_PIXELS:
         raise ValueError("no pixels, or too many")

@@ -1,7 +1,9 @@
 """Decodes files in processes of their own, so that a crash, a hang or a bomb costs one file and not the silo.
 
     with DecoderPool(size=(64, 64)) as pool:
-        for path, found in pool.decode(paths):      # found: a picture, or a code of index.PROBLEMS
+        for path, found in pool.decode(files):      # found: a picture, or a code of index.PROBLEMS
+
+A file that is not the one of which the index speaks is no picture (known.py).
 
 A worker that dies is replaced, the file it was at is refused, and the others of its hands are given to the next one. The
 workers are started afresh (never forked: a fork after torch has run hangs), are told what to do by a pipe, and end with it.
@@ -25,6 +27,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from silo_node.imaging.known import Indexed, Known
 
 MEMORY = 2 * 2**30  # bytes that one file may take; a picture of 64 million pixels takes 1.5 GB
 SECONDS = 20.0  # that one file may take
@@ -66,17 +70,17 @@ class DecoderPool:
         for worker in self._idle:
             worker.close()
 
-    def decode(self, paths: Sequence[Path]) -> Iterator[Found]:
+    def decode(self, files: Sequence[Indexed]) -> Iterator[Found]:
         """Each file once, in the order in which they are done: its picture [H, W], or why there is none, as a code.
 
         Raises OSError where no worker can be started.
         """
-        waiting: deque[Path] = deque(paths)
+        waiting: deque[Indexed] = deque(files)
         done: queue.SimpleQueue[Found | BaseException | None] = queue.SimpleQueue()
-        count = min(self._workers, max(1, len(paths) // _FEW))
+        count = min(self._workers, max(1, len(files) // _FEW))
         threads = [
             threading.Thread(target=self._serve, args=(waiting, done), name="decoder", daemon=True)
-            for _ in range(count if paths else 0)
+            for _ in range(count if files else 0)
         ]
         for thread in threads:
             thread.start()
@@ -95,24 +99,24 @@ class DecoderPool:
             for thread in threads:
                 thread.join()
 
-    def _serve(self, waiting: deque[Path], done: queue.SimpleQueue[Found | BaseException | None]) -> None:
+    def _serve(self, waiting: deque[Indexed], done: queue.SimpleQueue[Found | BaseException | None]) -> None:
         """One thread: keep one worker busy until nothing waits."""
-        hands: deque[Path] = deque()
+        hands: deque[Indexed] = deque()
         worker: _Worker | None = None
         try:
             while True:
-                while _has_room(hands) and (path := _next(waiting)) is not None:
-                    hands.append(path)
+                while _has_room(hands) and (file := _next(waiting)) is not None:
+                    hands.append(file)
                     if worker is not None:
-                        worker.ask(path)
+                        worker.ask(file)
                 if not hands:
                     break
                 if worker is None:
                     worker = self._take()
-                    for path in hands:
-                        worker.ask(path)
+                    for file in hands:
+                        worker.ask(file)
                 answer = worker.answer(self._size)
-                done.put((hands.popleft(), answer))
+                done.put((hands.popleft().path, answer))
                 if worker.ended:
                     worker = None
             if worker is not None:
@@ -130,12 +134,13 @@ class DecoderPool:
         return _Worker(self._job, *self._limits)
 
 
-def _has_room(hands: deque[Path]) -> bool:
+def _has_room(hands: deque[Indexed]) -> bool:
     """Whether one more file may be given; JSON takes up to six bytes for one of a name."""
-    return len(hands) < _AHEAD and 6 * sum(len(os.fsencode(path)) for path in hands) < _NAMES
+    names = (name for file in hands for name in (file.path, file.root))
+    return len(hands) < _AHEAD and 6 * sum(len(os.fsencode(name)) for name in names) < _NAMES
 
 
-def _next(waiting: deque[Path]) -> Path | None:
+def _next(waiting: deque[Indexed]) -> Indexed | None:
     try:
         return waiting.popleft()
     except IndexError:
@@ -171,10 +176,11 @@ class _Worker:
         """Whether nobody has ended it while it waited."""
         return self._process.poll() is None
 
-    def ask(self, path: Path) -> None:
+    def ask(self, file: Indexed) -> None:
         """Give it a file; a worker that has died meanwhile says so when it is asked for the answer."""
         with contextlib.suppress(BrokenPipeError):
-            self._in.write(json.dumps({**self._job, "path": str(path)}).encode() + b"\n")
+            job = {**self._job, "path": str(file.path), "known": vars(Known.of(file))}
+            self._in.write(json.dumps(job).encode() + b"\n")
 
     def answer(self, size: tuple[int, int]) -> NDArray[Any] | str:
         """What it says about the file that it was given first; a code where that ended it."""

@@ -3,7 +3,7 @@
 Decoders are C libraries, and files come from everywhere. Whatever happens here ends this process and no other: memory is
 limited by RLIMIT_AS, a file's time by an alarm whose default action ends the process even inside C code.
 
-    in    one JSON line a file: {"path", "size": [H, W], "window"}
+    in    one JSON line a file: {"path", "known", "size": [H, W], "window"}; "known" as in known.py
     out   one JSON line: {"code"} or {"kind", "bytes"}, the latter followed by the picture's bytes
 """
 
@@ -37,11 +37,13 @@ def main(memory: int, seconds: float) -> None:
 
 def _answer(answers: BinaryIO, job: dict[str, Any], seconds: float, decode: Any) -> None:
     from silo_node.imaging.errors import PixelError
+    from silo_node.imaging.known import Known
 
     signal.setitimer(signal.ITIMER_REAL, seconds)
     body = b""
     try:
-        picture = decode.read(Path(job["path"]), size=tuple(job["size"]), window=job["window"])
+        known = Known(**job["known"])
+        picture = decode.read(Path(job["path"]), size=tuple(job["size"]), window=job["window"], known=known)
         body = picture.tobytes()
         answer = {"kind": picture.dtype.name, "bytes": len(body)}
     except PixelError as error:

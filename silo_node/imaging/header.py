@@ -59,8 +59,10 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 @dataclass(frozen=True)
 class Header:
-    """What the index keeps. `problem` is a code of index.PROBLEMS or None."""
+    """What the index keeps, `size` and `mtime_ns` of the file that was opened. `problem`: a code of index.PROBLEMS or None."""
 
+    size: int | None = None
+    mtime_ns: int | None = None
     sop: str | None = field(default=None, repr=False)
     patient: str | None = field(default=None, repr=False)
     study: str | None = field(default=None, repr=False)
@@ -76,21 +78,29 @@ class Header:
         return tuple(vars(self).values())
 
 
-def read(path: Path | str) -> Header:
-    """The header of one file. Never raises for what is in the file: the problem is in the answer."""
+def read(path: Path | str, root: Path | str | None = None) -> Header:
+    """The header of one file. Never raises for what is in the file: the problem is in the answer.
+
+    root: real path of the folder in which the file must really lie; None only for a file that is of no folder yet.
+    """
+    size = mtime_ns = None
     try:
-        with bounded.opened(path) as source:
+        with bounded.opened(path, root=root) as source:
+            size, mtime_ns = source.seen
             return _header(dataset_of(source), source)
     except bounded.NotAFile:
-        return Header(problem="NOT_A_FILE")
+        problem = "NOT_A_FILE"
+    except bounded.Outside:
+        problem = "LINK_OUTSIDE"
     except OSError as error:  # pydicom's own, about a sequence without an end, has no number
-        return Header(problem="CORRUPT" if error.errno is None else "UNREADABLE")
+        problem = "CORRUPT" if error.errno is None else "UNREADABLE"
     except InvalidDicomError:
-        return Header(problem="NOT_DICOM")
+        problem = "NOT_DICOM"
     except (TooMuch, RecursionError, MemoryError):
-        return Header(problem="HEADER_TOO_LARGE")
+        problem = "HEADER_TOO_LARGE"
     except PARSE_ERRORS:
-        return Header(problem="CORRUPT")
+        problem = "CORRUPT"
+    return Header(size, mtime_ns, problem=problem)
 
 
 def dataset_of(source: Source, **options: Any) -> Dataset:
@@ -195,8 +205,9 @@ def _header(dataset: Dataset, source: Source) -> Header:
     if not _UID.fullmatch(syntax):
         raise ValueError("the transfer syntax is no UID")
     found = Header(
-        sop=text(dataset, "SOPInstanceUID"), patient=text(dataset, "PatientID"), study=text(dataset, "StudyInstanceUID"),
-        series=text(dataset, "SeriesInstanceUID"), modality=modality, rows=rows, columns=columns, frames=frames or 1,
+        *source.seen, sop=text(dataset, "SOPInstanceUID"), patient=text(dataset, "PatientID"),
+        study=text(dataset, "StudyInstanceUID"), series=text(dataset, "SeriesInstanceUID"), modality=modality,
+        rows=rows, columns=columns, frames=frames or 1,
         transfer_syntax=str(pydicom.uid.DeflatedExplicitVRLittleEndian) if source.deflated else syntax,
     )  # fmt: skip
     problem = _problem(found) or _pixel_problem(found, dataset, source, syntax)

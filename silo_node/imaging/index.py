@@ -2,7 +2,8 @@
 
 Every file is a row. One that cannot be used has a `problem` (a code of PROBLEMS) and stays out of every cohort; the
 scan goes on. A second scan opens only files whose size or time changed. What is no regular file, and a link that leads
-out of the folder, is never opened. Files of patients who opted out are not
+out of the folder, is never opened; a row is of the file that was opened, whatever its name leads to a moment later
+(known.py). Files of patients who opted out are not
 opened: the patient is known from labels.csv (column `file`) or from an earlier scan. While anybody has opted out, a
 file of which neither says whose it is stays closed too.
 
@@ -52,13 +53,14 @@ PROBLEMS: Mapping[str, str] = {
     "PIXELS_UNSUPPORTED": "the pixel data is in a form that no installed decoder reads",
     "PIXELS_CRASHED": "a decoder crashed on the pixel data; only its own process ended",
     "PIXELS_SLOW": "decoding was ended after too long",
+    "FILE_CHANGED": "exchanged or overwritten since the scan: not used until the next scan has read it anew",
     "PIXELS_MEMORY": "decoding needs more memory than this node gives one file",
 }
 WORTH_ANOTHER_TRY = frozenset({"PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY"})
 """May have been the machine's fault and not the file's: `silo scan --pixels` decodes these again."""
 BUSY_SECONDS = 30.0  # how long one scan waits for another
 _BATCH = 1000
-_TRIED_AGAIN = frozenset({"UNREADABLE", "OPTED_OUT", "PATIENT_UNKNOWN"})
+_TRIED_AGAIN = frozenset({"UNREADABLE", "FILE_CHANGED", "LINK_OUTSIDE", "NOT_A_FILE", "OPTED_OUT", "PATIENT_UNKNOWN"})
 _SKIPPED_SUFFIXES = frozenset({".csv"})
 STEPS = (
     (
@@ -70,6 +72,8 @@ STEPS = (
         "CREATE INDEX IF NOT EXISTS files_by_sop ON files (sop)",
         "CREATE INDEX IF NOT EXISTS files_by_patient ON files (patient)",
     ),
+    # `meta` did not say in which folder the files of the inbox have to lie: the next scan reads them anew.
+    ("DELETE FROM files WHERE path LIKE '/%'",),
 )
 """Its format, step by step (migrations.py)."""
 _COLUMNS = (
@@ -79,9 +83,13 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """One file. `path` is absolute; `problem` None means usable; `rows`, `columns` in pixels."""
+    """One file. `path` is absolute, and really lies in `root`, as a real path; `size` in bytes; `problem` None means usable;
+    `rows`, `columns` in pixels."""
 
     path: Path = field(repr=False)
+    root: Path = field(repr=False)
+    size: int
+    mtime_ns: int
     sop: str | None = field(repr=False)
     patient: str | None = field(repr=False)
     modality: str | None
@@ -131,6 +139,7 @@ def scan(
         raise ScanError("DATA_FOLDER_MISSING", "The data folder is not there: check `data` in silo.toml.")
     if not _is_text(str(root)):
         raise ScanError("DATA_FOLDER_NAME", "The data folder's path is not UTF-8: rename what is not in it.")
+    inner = inbox.folder.resolve() if inbox is not None else root
     opened = unchanged = 0
     with closing(_open(Path(index_db))) as db, _damage_named():
         reader = _made_by(db)
@@ -145,7 +154,7 @@ def scan(
         rows: list[tuple[object, ...]] = []
         gone = set(known)
         local = False  # whether the data folder itself holds anything
-        for path, size, mtime, problem in _both(root, inbox):
+        for path, size, mtime, problem in _both(root, inbox, inner):
             local |= not path.startswith("/")
             before = known.get(path)
             gone.discard(path)
@@ -168,9 +177,9 @@ def scan(
                 elif opt_out and not any(names):
                     rows.append((path, size, mtime, *(None,) * 9, "PATIENT_UNKNOWN"))
                 else:
-                    rows.append(
-                        (path, size, mtime, *header.read(path if path.startswith("/") else f"{root}/{path}").as_row())
-                    )
+                    found = header.read(*((path, inner) if path.startswith("/") else (f"{root}/{path}", root)))
+                    row = found.as_row()
+                    rows.append((path, *(row if found.size is not None else (size, mtime, *row[2:]))))
                     opened += 1
             if len(rows) == _BATCH:
                 _keep(db, rows)
@@ -183,7 +192,7 @@ def scan(
         db.commit()
         with db:
             db.execute("BEGIN IMMEDIATE")
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('root', ?)", (str(root),))
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('root', ?), ('inbox', ?)", (str(root), str(inner)))
             db.execute("INSERT OR REPLACE INTO meta VALUES ('reader', ?)", (str(header.VERSION),))
             db.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) SELECT {_COLUMNS} FROM fresh")
             db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
@@ -191,11 +200,11 @@ def scan(
         return _report(db, opened, unchanged, len(gone), time.perf_counter() - began)
 
 
-def _both(root: Path, inbox: Patients | None) -> Iterator[tuple[str, int, int, str | None]]:
-    """The files of the data folder, then those of the inbox by their absolute paths."""
+def _both(root: Path, inbox: Patients | None, inner: Path) -> Iterator[tuple[str, int, int, str | None]]:
+    """The files of the data folder, then those of the inbox (really at `inner`) by their absolute paths."""
     yield from _walk(root)
     if inbox is not None and inbox.folder.is_dir():
-        for path, *seen in _walk(inbox.folder.resolve()):
+        for path, *seen in _walk(inner):
             yield (inbox.folder / path).as_posix(), *seen
 
 
@@ -215,13 +224,17 @@ def files(index_db: Path) -> list[IndexedFile]:
     if not Path(index_db).is_file():
         raise ScanError("INDEX_MISSING", "The data folder has not been scanned: run `silo scan`.")
     with closing(_open(Path(index_db))) as db, _damage_named():
-        root = db.execute("SELECT value FROM meta WHERE name = 'root'").fetchone()
-        if root is None:
+        roots = {name: Path(value) for name, value in db.execute("SELECT * FROM meta WHERE name IN ('root', 'inbox')")}
+        if "root" not in roots:
             raise ScanError("INDEX_MISSING", "The data folder has not been scanned: run `silo scan`.")
         rows = db.execute(
-            "SELECT path, sop, patient, modality, rows, columns, transfer_syntax, problem, frames FROM files ORDER BY path"
+            "SELECT path, size, mtime_ns, sop, patient, modality, rows, columns, transfer_syntax, problem, frames"
+            " FROM files ORDER BY path"
         )
-        return [IndexedFile(Path(root[0]) / path, *rest) for path, *rest in rows]
+        return [
+            IndexedFile(roots["root"] / path, roots["inbox" if path.startswith("/") else "root"], *rest)
+            for path, *rest in rows
+        ]
 
 
 def mark(index_db: Path, problems: Mapping[Path, str | None]) -> None:

@@ -6,6 +6,8 @@
 A source is a function of the silo's settings and who opted out; it answers Labels, as labels.csv does, or raises
 TableError. A new one is a line in SOURCES: segmentations (SEG) would count their segments in the same way.
 
+A report that was exchanged after the scan is not read, and no label is used until it has been scanned (known.py).
+
 What `sr` reads (PS3.3 C.17.3, of which TID 1500 is one use): a CODE item whose concept name is `finding`, with a value of
 `present` or `absent`; the images are those that the item itself refers to, else those of the group around it, else of the
 whole report. A picture that two reports call present and absent is refused: a person has to decide.
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silo_node.imaging.bounded import Changed, NotAFile, Outside
 from silo_node.imaging.errors import TableError
 from silo_node.imaging.labels import LabelRow, Labels, load
 
@@ -30,6 +33,14 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 20_000  # of one report
 MAX_DEPTH = 32
+
+
+class ReportChanged(Exception):
+    """The file at `path` is not the report of which the index speaks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("a report was exchanged")
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,19 @@ def _sr(config: Config, opt_out: OptOut | None) -> Labels:
     from silo_node.imaging import index
 
     told = config.settings.label_source
-    reports = [
-        file for file in index.files(config.index_db) if is_report(file) and not (opt_out and file.patient in opt_out)
-    ]
-    return from_reports(reports, Codes(told.finding, told.present, told.absent), config.data.resolve())
+    files = [file for file in index.files(config.index_db) if not (opt_out and file.patient in opt_out)]
+    reports = [file for file in files if is_report(file)]
+    try:
+        if any(file.modality == "SR" and file.problem == "FILE_CHANGED" for file in files):
+            raise _changed()  # what it says is not known until it is scanned, and may contradict another
+        return from_reports(reports, Codes(told.finding, told.present, told.absent), config.data.resolve())
+    except ReportChanged as error:
+        index.mark(config.index_db, {error.path: "FILE_CHANGED"})
+        raise _changed() from error
+
+
+def _changed() -> TableError:
+    return TableError("LABELS_CHANGED", "A structured report was exchanged or overwritten since the scan: scan again.")
 
 
 SOURCES: dict[str, Callable[[Config, OptOut | None], Labels]] = {"csv": _csv, "sr": _sr}
@@ -75,11 +95,11 @@ def from_reports(reports: Sequence[IndexedFile], codes: Codes, folder: Path) -> 
     """One row a picture that a report speaks of; `line` counts the reports, from 1.
 
     Raises TableError `LABELS_MISSING` (no report says anything), `LABELS_MALFORMED` (a report can't be read),
-    `LABELS_DUPLICATE` (two of them contradict each other).
+    `LABELS_DUPLICATE` (two of them contradict each other); ReportChanged.
     """
     said: dict[str, LabelRow] = {}
     for number, report in enumerate(reports, 1):
-        for sop, label in _read(report.path, codes, number):
+        for sop, label in _read(report, codes, number):
             before = said.setdefault(sop, LabelRow(number, label, report.patient, sop, None, None))
             if before.label != label:
                 raise TableError(
@@ -96,16 +116,22 @@ def from_reports(reports: Sequence[IndexedFile], codes: Codes, folder: Path) -> 
     return Labels("the structured reports", folder, tuple(said.values()), {})
 
 
-def _read(path: Path, codes: Codes, number: int) -> Iterator[tuple[str, int]]:
+def _read(report: IndexedFile, codes: Codes, number: int) -> list[tuple[str, int]]:
     import pydicom
 
     from silo_node.imaging import bounded
-    from silo_node.imaging.header import PARSE_ERRORS
+    from silo_node.imaging.header import PARSE_ERRORS, text
+    from silo_node.imaging.known import Known
 
+    known = Known.of(report)
+    tags: list[int | str | tuple[int, int]] = ["SOPInstanceUID", "PatientID", "ContentSequence"]
     try:
-        with bounded.opened(path) as source:
-            dataset = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=["ContentSequence"])
-            yield from list(_findings(dataset, codes))
+        with bounded.opened(report.path, root=known.root, seen=(known.size, known.mtime_ns)) as source:
+            dataset = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags)
+            known.require(text(dataset, "SOPInstanceUID"), text(dataset, "PatientID"))
+            return list(_findings(dataset, codes))
+    except (NotAFile, Outside, Changed) as error:
+        raise ReportChanged(report.path) from error
     except (OSError, *PARSE_ERRORS) as error:
         raise TableError(
             "LABELS_MALFORMED", f"Report {number} of the index can't be read: fetch it again, or take it away."

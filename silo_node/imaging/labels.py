@@ -61,12 +61,13 @@ def split_of(patient: str) -> str:
 def load(path: Path) -> Labels:
     """Read and check a labels.csv.
 
-    Raises TableError: `LABELS_MISSING`, `LABELS_MALFORMED`, `LABELS_COLUMN` (a column is missing), `LABELS_LABEL` (not
-    0 or 1), `LABELS_SPLIT` (not train or test, or a patient on both sides), `LABELS_FILE` (no such file, or outside
-    the folder), `LABELS_DUPLICATE` (a picture or patient twice).
+    Raises TableError: `LABELS_MISSING` (or it does not really lie in its folder), `LABELS_MALFORMED`, `LABELS_COLUMN` (a
+    column is missing), `LABELS_LABEL` (not 0 or 1), `LABELS_SPLIT` (not train or test, or a patient on both sides),
+    `LABELS_FILE` (no such file, or outside the folder), `LABELS_DUPLICATE` (a picture or patient twice).
     """
     path = Path(path)
-    table = csv_file.read(path, code="LABELS", what=path.name)
+    folder = path.parent.resolve()  # as the index does, or no file would be found by its path
+    table = csv_file.read(path, code="LABELS", what=path.name, root=folder)
     have = set(table.columns)
     if _LABEL not in have:
         raise _error("COLUMN", path, 1, f"has no column `{_LABEL}`: add it, with 0 or 1 in every line")
@@ -74,7 +75,6 @@ def load(path: Path) -> Labels:
         raise _error("COLUMN", path, 1, f"has neither a column `{_PATIENT}` nor `{_SOP}`: add one of them")
     if not table.lines:
         raise _error("MALFORMED", path, 1, "is the only one: add a line for each picture")
-    folder = path.parent.resolve()  # as the index does, or no file would be found by its path
     rows = tuple(_row(path, folder, line, have) for line in table.lines)
     _check_unique(path, rows)
     check_splits(path.name, ((row.line, row.patient, row.split) for row in rows))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from silo_node.imaging.decoder_pool import DecoderPool
+from silo_node.imaging.known import Indexed
 
 _watching: list[set[Path]] = []
 
@@ -25,10 +26,10 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 _decode = DecoderPool.decode
 
 
-def _decode_watched(pool: DecoderPool, paths: Sequence[Path]) -> Iterator[Any]:
+def _decode_watched(pool: DecoderPool, files: Sequence[Indexed]) -> Iterator[Any]:
     for opened in _watching:
-        opened.update(paths)
-    return _decode(pool, paths)
+        opened.update(file.path for file in files)
+    return _decode(pool, files)
 
 
 sys.addaudithook(_hook)  # for good: an audit hook cannot be taken away

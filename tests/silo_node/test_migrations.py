@@ -62,7 +62,9 @@ def opened(folder, name, silo):
         store = Book(folder / "pacs.db")
         found = store.counts()
     else:
-        return cache.Cache.existing(folder)._salt
+        cache.Cache.existing(folder)
+        with closing(sqlite3.connect(folder / "slots.db")) as db:
+            return db.execute("SELECT salt, hex(key), hex(patient), seen FROM form, slots").fetchall()
     store.close()
     return found
 
@@ -70,8 +72,9 @@ def opened(folder, name, silo):
 CONTENT = {
     "journal": {"round/st-1/1/1/keys": b"\x01\x02", "trained/st-1/sha256:ab": b"1"},
     "evidence": (["policy.changed", "study.approved"], {"entries": 2, "sequenced": 1}),
+    # Not the file of the inbox: nothing says where it has to lie, so it is scanned again.
     "index": [(Path("/data/a/b.dcm"), "PAT-0001", None), (Path("/data/c.dcm"), None, "NOT_DICOM")],
-    "slots": b"\x01\x02",
+    "slots": [(b"\x01\x02", "AA", "BB", None)],
     "page": [("it", "it", "", 16)],
     "pacs": {"there": 1},
 }

@@ -13,6 +13,9 @@ import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from silo_node.imaging import bounded, header
+from silo_node.imaging.cohort import Item
+from silo_node.imaging.header import PARSE_ERRORS
 from tests.silo_node.opened_files import watched  # noqa: F401
 
 
@@ -57,6 +60,19 @@ def write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def item_of(path: Path, label: int = 0, root: Path | None = None) -> Item:
+    """The file as an index of its folder would name it now, whatever its header is worth."""
+    sop = patient = None
+    try:
+        with bounded.opened(path) as source:
+            dataset = header.dataset_of(source)
+            sop, patient = header.text(dataset, "SOPInstanceUID"), header.text(dataset, "PatientID")
+    except (OSError, *PARSE_ERRORS):
+        pass
+    status = path.stat()
+    return Item(patient, sop, path, label, (root or path.parent).resolve(), status.st_size, status.st_mtime_ns)  # type: ignore[arg-type]
 
 
 def write_table(path: Path, rows: Iterable[Iterable[Any]], header: str = "PatientID,label,split,file") -> Path:

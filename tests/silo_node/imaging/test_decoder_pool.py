@@ -13,8 +13,8 @@ import pytest
 
 from silo_node.imaging import decode, index
 from silo_node.imaging.cache import Cache
-from silo_node.imaging.cohort import Item
 from silo_node.imaging.decoder_pool import DecoderPool
+from tests.silo_node.imaging.conftest import item_of
 
 Dicom = Callable[..., Path]
 _FAULTY = """
@@ -55,7 +55,7 @@ def _files(tmp_path: Path, dicom: Dicom, *names: str) -> list[Path]:
 def test_a_crash_or_a_hang_is_one_row_and_the_others_go_on(tmp_path: Path, dicom: Dicom, faulty: None) -> None:
     files = _files(tmp_path, dicom, "a", "crash1", "b", "crash2", "hang", "c", "print", "d", *"efghijklm")
     with DecoderPool(size=(8, 8), seconds=3) as pool:
-        found = dict(pool.decode(files))
+        found = dict(pool.decode([item_of(path) for path in files]))
     codes = {path.stem: code for path, code in found.items() if isinstance(code, str)}
     assert codes == {"crash1": "PIXELS_CRASHED", "crash2": "PIXELS_CRASHED", "hang": "PIXELS_SLOW"}
     assert set(codes.values()) <= set(index.PROBLEMS)
@@ -71,7 +71,7 @@ def test_a_worker_that_heeds_no_alarm_is_ended(
     monkeypatch.setattr("silo_node.imaging.decoder_pool._STARTING", 0.0)
     files = _files(tmp_path, dicom, "first", "deaf", "last")
     with DecoderPool(size=(8, 8), seconds=4) as pool:
-        found = dict(pool.decode(files))
+        found = dict(pool.decode([item_of(path) for path in files]))
     assert found[files[1]] == "PIXELS_SLOW"
     assert not isinstance(found[files[2]], str)
 
@@ -80,7 +80,7 @@ def test_a_picture_that_takes_too_much_memory_is_a_row(tmp_path: Path, dicom: Di
     large = dicom(tmp_path / "large.dcm", np.zeros((5000, 5000), np.uint16))
     small = dicom(tmp_path / "small.dcm")
     with DecoderPool(size=(8, 8), memory=200 * 2**20) as pool:
-        found = dict(pool.decode([large, small]))
+        found = dict(pool.decode([item_of(large), item_of(small)]))
     assert found[large] == "PIXELS_MEMORY"
     assert not isinstance(found[small], str)
 
@@ -88,13 +88,13 @@ def test_a_picture_that_takes_too_much_memory_is_a_row(tmp_path: Path, dicom: Di
 def test_the_largest_picture_fits_into_the_memory_of_one_file(tmp_path: Path, dicom: Dicom) -> None:
     path = dicom(tmp_path / "1.dcm", np.arange(2**26, dtype=np.uint16).reshape(8192, 8192))
     with DecoderPool(size=(8, 8), seconds=120) as pool:
-        ((_, found),) = pool.decode([path])
+        ((_, found),) = pool.decode([item_of(path)])
     assert not isinstance(found, str)
 
 
 def test_no_worker_outlives_its_pool(tmp_path: Path, dicom: Dicom) -> None:
     with DecoderPool(size=(8, 8)) as pool:
-        list(pool.decode(_files(tmp_path, dicom, "a")))
+        list(pool.decode([item_of(path) for path in _files(tmp_path, dicom, "a")]))
         (worker,) = pool._idle
         os.kill(worker._process.pid, 0)
     with pytest.raises(ProcessLookupError):
@@ -104,16 +104,16 @@ def test_no_worker_outlives_its_pool(tmp_path: Path, dicom: Dicom) -> None:
 def test_a_worker_that_was_killed_while_it_waited_is_replaced(tmp_path: Path, dicom: Dicom) -> None:
     files = _files(tmp_path, dicom, "a", "b", "c")
     with DecoderPool(size=(8, 8)) as pool:
-        list(pool.decode(files[:1]))
+        list(pool.decode([item_of(files[0])]))
         pool._idle[0]._process.send_signal(signal.SIGKILL)
         pool._idle[0]._process.wait()
-        found = dict(pool.decode(files[1:]))
+        found = dict(pool.decode([item_of(path) for path in files[1:]]))
     assert not any(isinstance(picture, str) for picture in found.values())
 
 
 def test_the_cache_goes_on_after_a_crash(tmp_path: Path, dicom: Dicom, faulty: None) -> None:
     files = _files(tmp_path, dicom, "a", "crash", "b")
-    items = [Item(path.stem, f"1.{number}", path, 0) for number, path in enumerate(files)]
+    items = [item_of(path) for path in files]
     store = Cache(tmp_path / "cache", "sha256:" + "ab" * 32, size=(8, 8))
     assert store.fill(items) == {files[1]: "PIXELS_CRASHED"}
     assert len(store.open([items[0], items[2]])) == 2
@@ -126,7 +126,9 @@ def test_files_with_long_names_do_not_stop_the_pool(tmp_path: Path, dicom: Dicom
     paths = [dicom(folder / f"{number}.dcm", picture) for number in range(8)]
     found: list[object] = []
     with DecoderPool(size=(512, 512), workers=1) as pool:
-        thread = threading.Thread(target=lambda: found.extend(pool.decode(paths)), daemon=True)
+        thread = threading.Thread(
+            target=lambda: found.extend(pool.decode([item_of(path) for path in paths])), daemon=True
+        )
         thread.start()
         thread.join(60)
         assert not thread.is_alive(), "the pool waits for its worker, and the worker for the pool"

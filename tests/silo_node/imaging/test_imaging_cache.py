@@ -12,6 +12,7 @@ import pytest
 from silo_node.imaging import cache, decode
 from silo_node.imaging.cohort import Item
 from silo_node.imaging.errors import StorageError
+from tests.silo_node.imaging.conftest import item_of
 
 Dicom = Callable[..., Path]
 DIGEST = "sha256:" + "ab" * 32
@@ -26,7 +27,7 @@ def items(tmp_path: Path, dicom: Dicom) -> list[Item]:
         kind = np.uint16 if number > 3 else np.uint8
         pixels = rng.integers(0, 255, (40, 30)).astype(kind)
         path = dicom(tmp_path / f"data/{number}.dcm", pixels, patient=f"P{number // 2}", sop=f"1.{number}")
-        found.append(Item(f"P{number // 2}", f"1.{number}", path, number % 2))
+        found.append(item_of(path, number % 2))
     return found
 
 
@@ -83,6 +84,7 @@ def test_freed_slots_are_used_again(tmp_path: Path, items: list[Item]) -> None:
 
 def test_a_file_that_cannot_be_decoded_does_not_stop_the_others(tmp_path: Path, items: list[Item]) -> None:
     items[1].path.write_bytes(items[1].path.read_bytes()[:-500])
+    items[1] = item_of(items[1].path, 1)
     store = _cache(tmp_path)
     assert store.fill(items) == {items[1].path: "PIXELS_CORRUPT"}
     assert len(store.open([items[0], *items[2:]])) == 5
@@ -90,7 +92,7 @@ def test_a_file_that_cannot_be_decoded_does_not_stop_the_others(tmp_path: Path, 
 
 def test_no_header_value_stands_in_the_cache(tmp_path: Path, dicom: Dicom) -> None:
     path = dicom(tmp_path / "1.dcm", patient="VERYSECRET", sop="1.2.826.0.1.77777")
-    _cache(tmp_path).fill([Item("VERYSECRET", "1.2.826.0.1.77777", path, 1)])
+    _cache(tmp_path).fill([item_of(path, 1)])
     for file in (tmp_path / "cache").rglob("*"):
         if file.is_file():
             body = file.read_bytes()
@@ -104,6 +106,17 @@ def test_pixels_that_were_never_committed_are_not_taken_for_a_picture(tmp_path: 
     store.fill(items)
     with sqlite3.connect(next((tmp_path / "cache").glob("*/slots.db"))) as db:
         db.execute("DELETE FROM slots WHERE slot = 2 AND kind = 'uint8'")
+    again = _cache(tmp_path)
+    assert again.fill(items) == {} and again.decoded == 1
+    again.open(items).batch(np.arange(6))
+
+
+def test_a_picture_of_which_nobody_says_what_file_it_was_is_decoded_again(tmp_path: Path, items: list[Item]) -> None:
+    """As after an upgrade from the first format."""
+    store = _cache(tmp_path)
+    store.fill(items)
+    with sqlite3.connect(next((tmp_path / "cache").glob("*/slots.db"))) as db:
+        db.execute("UPDATE slots SET seen = NULL WHERE slot = 2 AND kind = 'uint8'")
     again = _cache(tmp_path)
     assert again.fill(items) == {} and again.decoded == 1
     again.open(items).batch(np.arange(6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,6 +110,37 @@ def test_a_report_of_another_patient_labels_nobody(config: Config, study: Callab
     _labels(config)
     made = cohort.build(study(), config.index_db, label_sources.of(config, None), None)
     assert made.patients == ("P1",) and made.excluded["PATIENT_DIFFERS"] == 1
+
+
+def test_no_label_is_used_of_a_report_that_was_exchanged_until_it_is_scanned(config: Config, tmp_path: Path) -> None:
+    """By another patient's report of the same size and time, and by a link to its own copy outside."""
+    reports = [report(config.data / f"r{n}.dcm", f"P{n}", finding_item(PRESENT, f"1.2.{n}")) for n in range(2)]
+    assert _labels(config) == {"1.2.0": 1, "1.2.1": 1}
+
+    def refused() -> set[str]:
+        codes = set()
+        for _ in range(2):  # not the first time alone
+            with pytest.raises(TableError) as caught:
+                label_sources.of(config, None)
+            codes.add(caught.value.code)
+        return codes
+
+    seen = reports[0].stat()
+    other = report(tmp_path / "other.dcm", "P1", finding_item(ABSENT, "1.2.1"))
+    other.write_bytes(other.read_bytes().ljust(seen.st_size, b"\0")[: seen.st_size])
+    os.utime(other, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
+    shutil.copy2(reports[0], tmp_path / "kept.dcm")
+    other.replace(reports[0])
+    assert refused() == {"LABELS_CHANGED"}
+    with pytest.raises(TableError, match="LABELS_DUPLICATE"):
+        _labels(config)
+    shutil.copy(tmp_path / "kept.dcm", reports[0])
+    assert _labels(config) == {"1.2.0": 1, "1.2.1": 1}
+    shutil.copy2(reports[0], tmp_path / "kept.dcm")
+    reports[0].unlink()
+    reports[0].symlink_to(tmp_path / "kept.dcm")
+    assert refused() == {"LABELS_CHANGED"}
+    assert _labels(config) == {"1.2.1": 1}
 
 
 def test_two_reports_that_contradict_each_other_are_refused(config: Config) -> None:

@@ -121,11 +121,11 @@ def test_pixels_of_who_opted_out_after_the_first_scan_are_not_decoded(
 
     assert scan(silo).exit_code == 0
     (silo / "opt_out.csv").write_text("PatientID,date\nP3,2026-01-01\n")
-    asked: list[Path] = []
+    asked: list[Any] = []
     decode = DecoderPool.decode
-    monkeypatch.setattr(DecoderPool, "decode", lambda pool, paths: asked.extend(paths) or decode(pool, paths))
+    monkeypatch.setattr(DecoderPool, "decode", lambda pool, files: asked.extend(files) or decode(pool, files))
     assert scan(silo, "--pixels").exit_code == 0
-    assert len(asked) == 9 and not [path for path in asked if path.name == "3.dcm"]
+    assert len(asked) == 9 and not [file for file in asked if file.path.name == "3.dcm"]
 
 
 def test_a_decoder_that_failed_once_gets_another_chance(silo: Path, hospital: Path) -> None:

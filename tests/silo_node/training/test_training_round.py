@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from protocol import evaluation
@@ -147,12 +150,33 @@ def test_files_that_cannot_be_decoded_become_rows_with_a_reason_and_the_round_go
     run: Callable[..., TrainResult], cohort_of: CohortOf, drawn: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(drawn / "site_1", tmp_path / "bad/site_1")
+    broken = cohort_of(data=tmp_path / "bad").train[0].path
+    dataset = pydicom.dcmread(broken)
+    dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    dataset.PixelData = pydicom.encaps.encapsulate([bytes(range(256))])  # of the right form, and no picture
+    dataset.save_as(broken)
     cohort = cohort_of(data=tmp_path / "bad")
-    broken = cohort.train[0].path
-    broken.write_bytes(broken.read_bytes()[:-300])
     assert run(cohort).problems == {"PIXELS_CORRUPT": 1}
     problems = {file.path: file.problem for file in index.files(cohort.index_db)}
     assert problems[broken] == "PIXELS_CORRUPT" and sum(problem is not None for problem in problems.values()) == 1
+
+
+def test_a_file_that_was_exchanged_after_the_cohort_was_built_takes_no_part_and_the_round_goes_on(
+    run: Callable[..., TrainResult], cohort_of: CohortOf, drawn: Path, tmp_path: Path
+) -> None:
+    """By another patient's file with the size and time of the one that was scanned, put there by a link in the folder."""
+    shutil.copytree(drawn / "site_1", tmp_path / "bad/site_1")
+    cohort = cohort_of(data=tmp_path / "bad")
+    gone, other = cohort.train[0], next(item for item in cohort.train if item.patient != cohort.train[0].patient)
+    linked = shutil.copy(other.path, gone.root / "another.dcm")
+    os.truncate(linked, gone.size)
+    os.utime(linked, ns=(gone.mtime_ns, gone.mtime_ns))
+    gone.path.unlink()
+    gone.path.symlink_to(linked)
+    found = run(cohort)
+    assert found.problems == {"FILE_CHANGED": 1}
+    assert {file.path: file.problem for file in index.files(cohort.index_db)}[gone.path] == "FILE_CHANGED"
+    assert np.array_equal(found.update, run(replace(cohort, train=cohort.train[1:])).update)
 
 
 def test_too_few_patients_after_broken_files_is_a_refusal(
