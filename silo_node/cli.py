@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -205,9 +206,12 @@ def run(folder: Folder = None) -> None:
         node = node_of(folder)
         logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
         try:
-            sync.run(node, say=lambda line: err.print(line, markup=False))
+            again = sync.run(node, say=lambda line: err.print(line, markup=False))
         finally:
             node.close()
+        if again:
+            # The same process, from the beginning: nothing in memory holds the former key.
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @app.command()

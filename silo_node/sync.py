@@ -17,7 +17,7 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import gate, scanning, software
+from silo_node import gate, key_history, key_rotation, scanning, software
 from silo_node.config import Config
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
@@ -81,6 +81,9 @@ class Sync:
         self._done: set[tuple[str, str]] = set()
         self._restored = False
         self._pauses = Backoff(AGAIN_SECONDS, LONGEST_AGAIN)
+        self.stopped = False
+        self.rekeyed = False
+        """Whether `run` ended because the silo has a new key, and everything begins anew with that."""
         self._status = status.Live(node.config)
         self._handlers: dict[str, Callable[[Any], None]] = {
             "assignments": self._assignments,
@@ -95,6 +98,7 @@ class Sync:
             "turn": lambda _: health.turned(node.config),
             "alive": lambda _: systemd.notify("WATCHDOG=1"),
             "settings": lambda _: self._reload(),
+            "key": lambda _: self._new_key(),
             "failed": self._failed,
         }
 
@@ -126,17 +130,19 @@ class Sync:
             systemd.notify("READY=1")
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
             self._status.update(state="connecting")
+            self._new_key()
             if scanning.is_due(self.node.config):
                 self._supervisor.restart("control")
                 self._supervisor.send("scan")
-            while True:
+            while not self.rekeyed:
                 name, value = self._events.get()
                 if name == "stop":
                     break
                 self._handlers[name](value)
                 self._clean()
         finally:
-            systemd.notify("STOPPING=1")
+            if not self.rekeyed or self.stopped:
+                systemd.notify("STOPPING=1")
             self.node.stop.set()
             self._supervisor.stop()
             self._keeper.turn(patience=0)
@@ -145,6 +151,7 @@ class Sync:
 
     def stop(self) -> None:
         """Ask `run` to end; safe in a signal handler (SimpleQueue is re-entrant)."""
+        self.stopped = True
         self.node.stop.set()
         self._events.put(("stop", None))
 
@@ -185,6 +192,23 @@ class Sync:
         self._supervisor.send("tidy")
         if scanning.is_due(self.node.config):
             self._supervisor.send("scan")
+
+    def _new_key(self) -> None:
+        """Take a key that waits, once no round is open. Where the portal is away or says no, it is tried again."""
+        if not key_history.next_path(self.node.config).exists():
+            return
+        try:
+            if self._runners or key_rotation.take_up(self.node) is None:
+                self._later(("key", None))
+                return
+        except Stopping:
+            return
+        except (SiloError, OSError, sqlite3.Error) as error:
+            self._problem(error if isinstance(error, SiloError) else DiskFull("No room to take the silo's new key."))
+            self._later(("key", None))
+            return
+        self._say("the silo's new key is in force")
+        self.rekeyed = True
 
     # --- what the portal says ----------------------------------------------------------------------------------------
 
@@ -457,9 +481,12 @@ class Sync:
         self._assignments(body)
 
 
-def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """`silo run`: hold the folder's lock and work until told to stop. Raises: AlreadyRunning, UsageError, BrokerError,
-    UpgradeNeeded."""
+def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> bool:
+    """`silo run`: hold the folder's lock and work until told to stop, or until the silo has a new key.
+
+    Returns: whether to begin anew, in a new process: with another key. Raises: AlreadyRunning, UsageError, BrokerError,
+    UpgradeNeeded.
+    """
     if node.pin is None:
         raise UsageError("this silo is not enrolled")
     lock = FolderLock(node.config.folder)
@@ -471,5 +498,6 @@ def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> None:
             signal.signal(number, lambda *_: sync.stop())
         signal.signal(signal.SIGHUP, lambda *_: sync.reload())
         sync.run()
+        return sync.rekeyed and not sync.stopped
     finally:
         lock.release()
