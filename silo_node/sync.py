@@ -80,6 +80,7 @@ class Sync:
         self._closed: list[tuple[RoundRunner, str]] = []
         self._done: set[tuple[str, str]] = set()
         self._restored = False
+        self._without: set[str] = set()
         self._pauses = Backoff(AGAIN_SECONDS, LONGEST_AGAIN)
         self.stopped = False
         self.rekeyed = False
@@ -223,9 +224,19 @@ class Sync:
             self._restored = True
             self._restore(items)
         self._status.studies(items)
+        self._other_key(items)
         # What is over ends first, so that nothing is done for it any more.
         for item in sorted(items, key=lambda item: item.get("kind") != "closed"):
             self._act(item)
+
+    def _other_key(self, items: list[Mapping[str, Any]]) -> None:
+        """Studies that go on without this hospital, because they name the key that its silo had before."""
+        now = {str(item.get("study")) for item in items if item.get("kind") == "other_key"}
+        for study in self._without - now:
+            self._status.over(study)
+        for study in sorted(now):
+            self._problem(key_history.former(), about=study)
+        self._without = now
 
     def _act(self, item: Mapping[str, Any]) -> None:
         kind, round_id = str(item.get("kind")), str(item.get("round"))

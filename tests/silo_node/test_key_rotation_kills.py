@@ -202,5 +202,10 @@ def test_in_an_open_round_the_new_key_waits_and_run_takes_it_when_the_round_has_
     assert portal.public != old
     portal.wait(lambda: portal.round(2))
     assert portal.round(2).mail["keys"].get("site-1") is None
-    silo.until(lambda: silo.status()["state"] == "idle")
+    # The study goes on without it, and it says so, and what a steward has to do.
+    silo.until(lambda: "KEY_ROTATED" in [each["code"] for each in silo.status()["problems"]])
+    [problem] = [each for each in silo.status()["problems"] if each["code"] == "KEY_ROTATED"]
+    assert (problem["about"], "submit it again" in problem["do"]) == (portal.manifest.study, True)
     assert_one_key(silo, portal)
+    portal.make_study()  # in a version with the new key: nothing is wrong any more
+    silo.until(lambda: "KEY_ROTATED" not in [each["code"] for each in silo.status()["problems"]])
