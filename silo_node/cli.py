@@ -232,6 +232,9 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
             print_json(report)
             return
         out.print(f"[bold]{report['silo']}[/]: {report['state']}; last contact: {report['last_contact'] or 'never'}")
+        if report["key"]:
+            said = " ([bold yellow]old[/]: `silo key rotate`)" if report["key"]["old"] else ""
+            out.print(f"Key: in force since {report['key']['since'][:10]}, {report['key']['days']} days{said}")
         out.print(f"Rounds: {report['rounds']['total']} {report['rounds']['outcomes'] or ''}")
         for kind, count in report["sent"].items():
             out.print(f"  sent {kind}: {count['requests']} requests, {count['bytes_up']} bytes")
