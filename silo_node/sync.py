@@ -58,6 +58,8 @@ STEPS: Final = (
 AGAIN_SECONDS: Final = 1.0
 LONGEST_AGAIN: Final = 15.0
 """After a step that could not be finished, the assignments are asked for again, later each time."""
+KEY_AGAIN: Final = 300.0
+"""Seconds at most until a new key that the portal refused is offered again: each refusal is an entry of its log."""
 HOUR: Final = 3600.0
 PASSING: Final = RETRY_STATUS | {401, 403}
 """Refusals that a person or time can lift: then the round waits. Any other ends this silo's part in it."""
@@ -82,6 +84,7 @@ class Sync:
         self._restored = False
         self._without: set[str] = set()
         self._pauses = Backoff(AGAIN_SECONDS, LONGEST_AGAIN)
+        self._key_pauses = Backoff(AGAIN_SECONDS, KEY_AGAIN)
         self.stopped = False
         self.rekeyed = False
         """Whether `run` ended because the silo has a new key, and everything begins anew with that."""
@@ -205,8 +208,12 @@ class Sync:
         except Stopping:
             return
         except (SiloError, OSError, sqlite3.Error) as error:
-            self._problem(error if isinstance(error, SiloError) else DiskFull("No room to take the silo's new key."))
-            self._later(("key", None))
+            if not isinstance(error, SiloError):
+                if not is_disk_full(error):
+                    raise
+                error = DiskFull("No room to take the silo's new key.")
+            self._problem(error)
+            self._later(("key", None), self._key_pauses if isinstance(error, PortalRefused) else None)
             return
         self._say("the silo's new key is in force")
         self.rekeyed = True
@@ -475,8 +482,8 @@ class Sync:
             logs.get().warning("problem", code=error.code, sentence=error.sentence)
             self._say(f"{error.code}: {error.sentence}")
 
-    def _later(self, event: tuple[str, Any]) -> None:
-        timer = threading.Timer(self._pauses.pause(), self._events.put, [event])
+    def _later(self, event: tuple[str, Any], between: Backoff | None = None) -> None:
+        timer = threading.Timer((between or self._pauses).pause(), self._events.put, [event])
         timer.daemon = True
         timer.start()
 

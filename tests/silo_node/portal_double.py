@@ -447,7 +447,7 @@ class PortalDouble:
         self.answer_tamper: Callable[[str, bytes], bytes] = lambda path, body: body
         """Changes a body after it was signed."""
         self.clock_shift = 0.0
-        self.pending = False
+        self.pending = self.in_round = False
         self.holding = False
         """While true, no round follows the last one."""
         self.back_to: str | None = None
@@ -813,6 +813,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(403, "SILO_PENDING", "The silo's fingerprint is not confirmed yet.")
             if enrolling:
                 content = double.enrol(json.loads(body))
+            elif path == "/api/v1/silo/key" and double.in_round:
+                raise Refusal(409, "ROUND_OPEN", "This silo takes part in a round. Try again when it is over.")
             elif path == "/api/v1/silo/key":
                 double.public = verify_rotation(Envelope.from_dict(json.loads(body))).after
                 content = json.dumps({"key": keyid(double.public), "state": "active"}).encode()

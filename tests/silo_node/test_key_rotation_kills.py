@@ -209,3 +209,17 @@ def test_in_an_open_round_the_new_key_waits_and_run_takes_it_when_the_round_has_
     assert_one_key(silo, portal)
     portal.make_study()  # in a version with the new key: nothing is wrong any more
     silo.until(lambda: "KEY_ROTATED" not in [each["code"] for each in silo.status()["problems"]])
+
+
+def test_a_portal_that_counts_it_into_a_round_gets_the_new_key_afterwards(silo, portal):
+    """As where the folder was restored from a backup and knows nothing of the round."""
+    old, portal.in_round = portal.public, True
+    done = silo.command("key", "rotate", str(silo.folder), "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (3, "ROUND_OPEN")
+    assert on_disk(silo)["silo.key"] == portal.public == old
+    silo.start()
+    silo.until(lambda: "ROUND_OPEN" in (silo.folder / "run.log").read_text())
+    portal.in_round = False
+    silo.until(lambda: not (silo.folder / "keys" / "silo.key.next").exists())
+    assert portal.public != old
+    assert_one_key(silo, portal)
