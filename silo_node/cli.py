@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -205,9 +206,12 @@ def run(folder: Folder = None) -> None:
         node = node_of(folder)
         logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
         try:
-            sync.run(node, say=lambda line: err.print(line, markup=False))
+            again = sync.run(node, say=lambda line: err.print(line, markup=False))
         finally:
             node.close()
+        if again:
+            # The same process, from the beginning: nothing in memory holds the former key.
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @app.command()
@@ -229,6 +233,9 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
             print_json(report)
             return
         out.print(f"[bold]{report['silo']}[/]: {report['state']}; last contact: {report['last_contact'] or 'never'}")
+        if report["key"]:
+            said = " ([bold yellow]old[/]: `silo key rotate`)" if report["key"]["old"] else ""
+            out.print(f"Key: in force since {report['key']['since'][:10]}, {report['key']['days']} days{said}")
         out.print(f"Rounds: {report['rounds']['total']} {report['rounds']['outcomes'] or ''}")
         for kind, count in report["sent"].items():
             out.print(f"  sent {kind}: {count['requests']} requests, {count['bytes_up']} bytes")

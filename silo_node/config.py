@@ -123,6 +123,8 @@ class Limits(_Strict):
     """Copies of what left (`keep_copies`), in MB."""
     logs_mb: Annotated[int, Field(ge=1)] = MOST_MB
     """Each log with its old pieces, in MB."""
+    key_days: Annotated[int, Field(ge=1)] = 365
+    """Age of the silo's key, in days, from which on `silo doctor` and the node's page ask for a new one."""
 
 
 class Page(_Strict):

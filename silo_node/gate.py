@@ -3,7 +3,8 @@
 Each check is by bytes that this silo verified itself; nothing that the portal merely says counts. The numbers are those
 of the blocks in `check`:
 
-     1. Nothing has stopped the silo: it is enrolled, its disk has room, the study is not paused here.
+     1. Nothing has stopped the silo: it is enrolled, its disk has room, the study is not paused here, no new key waits
+        (a round that was joined before goes on).
      2. The manifest's bytes have the announced digest, are well formed, and are of this study.
      3. This silo takes part, under its own key; the partners' keys are those that the hospital pinned.
      4. The manifest names the log that was pinned at enrolment.
@@ -40,6 +41,7 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.secure_aggregation.journal import StudyLedger
 from protocol.secure_aggregation.parameters import threshold
 from protocol.signing import Envelope, SignatureError, keyid, verify_envelope
+from silo_node import key_history
 from silo_node.config import Config
 from silo_node.consent import changes as consent_changes
 from silo_node.consent import registry as consents
@@ -49,6 +51,7 @@ from silo_node.evidence import portal_log
 from silo_node.files import read_json
 from silo_node.node import Node
 from silo_node.rounds.announcement import Announcement, context
+from silo_node.rounds.runs import Run
 from silo_node.service.hours import Window
 from silo_node.steward import documents, pauses
 
@@ -96,6 +99,9 @@ def check(announcement: Announcement, manifest_bytes: bytes, *, node: Node, now:
     paused = pauses.read(config, announcement.study)
     if paused is not None and paused.code != pauses.OTHER_LIST:
         raise Refused(pauses.PAUSED, f"This hospital has paused the study: {paused.sentence}")
+    waiting = key_history.waiting(config)
+    if waiting is not None and Run(config.runs, announcement.id).read("announce") is None:
+        raise waiting
     # 2
     manifest = _manifest(announcement, manifest_bytes)
     # 3
@@ -222,8 +228,7 @@ def _own_place(manifest: Manifest, node: Node) -> None:
         mine = manifest.public_keys()[node.config.name]
     except KeyError:
         raise Refused("NOT_A_PARTICIPANT", "The approved study does not name this silo.") from None
-    if mine != node.keys.silo.public:
-        raise Refused("OTHER_KEY", "The study names another key for this silo than the one that it holds.")
+    key_history.check_named(node.config, mine)
 
 
 def _partners(manifest: Manifest, pinned: Mapping[str, str]) -> None:

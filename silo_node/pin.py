@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from protocol.canonical import CanonicalError, b64, unb64
@@ -14,13 +15,15 @@ from silo_node.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Pin:
-    """silo, organisation: as the portal knows them. answer_public: 32 bytes. log_vkey: the portal log's verifier key."""
+    """silo, organisation: as the portal knows them. answer_public: 32 bytes. log_vkey: the portal log's verifier key.
+    enrolled: when it was first saved, RFC 3339; empty before that, and where an older version saved it."""
 
     silo: str
     organisation: str
     portal_name: str
     answer_public: bytes
     log_vkey: str
+    enrolled: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -38,8 +41,9 @@ class Pin:
                 portal_name=str(portal["name"]),
                 answer_public=unb64(portal["answer_public"]),
                 log_vkey=str(portal["log_vkey"]),
+                enrolled=str(value.get("enrolled", "")),
             )
-        except (KeyError, TypeError, CanonicalError) as error:
+        except (KeyError, TypeError, AttributeError, CanonicalError) as error:
             raise UsageError(
                 f"the portal's keys can't be read ({type(error).__name__}): is it of another version?"
             ) from None
@@ -54,6 +58,7 @@ class Pin:
             {
                 "silo": self.silo,
                 "organisation": self.organisation,
+                "enrolled": self.enrolled or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
                 "portal": {
                     "name": self.portal_name,
                     "answer_public": b64(self.answer_public),

@@ -17,7 +17,7 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import gate, scanning, software
+from silo_node import gate, key_history, key_rotation, scanning, software
 from silo_node.config import Config
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
@@ -58,6 +58,8 @@ STEPS: Final = (
 AGAIN_SECONDS: Final = 1.0
 LONGEST_AGAIN: Final = 15.0
 """After a step that could not be finished, the assignments are asked for again, later each time."""
+KEY_AGAIN: Final = 300.0
+"""Seconds at most until a new key that the portal refused is offered again: each refusal is an entry of its log."""
 HOUR: Final = 3600.0
 PASSING: Final = RETRY_STATUS | {401, 403}
 """Refusals that a person or time can lift: then the round waits. Any other ends this silo's part in it."""
@@ -80,7 +82,12 @@ class Sync:
         self._closed: list[tuple[RoundRunner, str]] = []
         self._done: set[tuple[str, str]] = set()
         self._restored = False
+        self._without: set[str] = set()
         self._pauses = Backoff(AGAIN_SECONDS, LONGEST_AGAIN)
+        self._key_pauses = Backoff(AGAIN_SECONDS, KEY_AGAIN)
+        self.stopped = False
+        self.rekeyed = False
+        """Whether `run` ended because the silo has a new key, and everything begins anew with that."""
         self._status = status.Live(node.config)
         self._handlers: dict[str, Callable[[Any], None]] = {
             "assignments": self._assignments,
@@ -95,6 +102,7 @@ class Sync:
             "turn": lambda _: health.turned(node.config),
             "alive": lambda _: systemd.notify("WATCHDOG=1"),
             "settings": lambda _: self._reload(),
+            "key": lambda _: self._new_key(),
             "failed": self._failed,
         }
 
@@ -126,17 +134,19 @@ class Sync:
             systemd.notify("READY=1")
             log.info("silo.started", pid=os.getpid(), portal=self.node.config.portal)
             self._status.update(state="connecting")
+            self._new_key()
             if scanning.is_due(self.node.config):
                 self._supervisor.restart("control")
                 self._supervisor.send("scan")
-            while True:
+            while not self.rekeyed:
                 name, value = self._events.get()
                 if name == "stop":
                     break
                 self._handlers[name](value)
                 self._clean()
         finally:
-            systemd.notify("STOPPING=1")
+            if not self.rekeyed or self.stopped:
+                systemd.notify("STOPPING=1")
             self.node.stop.set()
             self._supervisor.stop()
             self._keeper.turn(patience=0)
@@ -145,6 +155,7 @@ class Sync:
 
     def stop(self) -> None:
         """Ask `run` to end; safe in a signal handler (SimpleQueue is re-entrant)."""
+        self.stopped = True
         self.node.stop.set()
         self._events.put(("stop", None))
 
@@ -186,6 +197,27 @@ class Sync:
         if scanning.is_due(self.node.config):
             self._supervisor.send("scan")
 
+    def _new_key(self) -> None:
+        """Take a key that waits, once no round is open. Where the portal is away or says no, it is tried again."""
+        if not key_history.next_path(self.node.config).exists():
+            return
+        try:
+            if self._runners or key_rotation.take_up(self.node) is None:
+                self._later(("key", None))
+                return
+        except Stopping:
+            return
+        except (SiloError, OSError, sqlite3.Error) as error:
+            if not isinstance(error, SiloError):
+                if not is_disk_full(error):
+                    raise
+                error = DiskFull("No room to take the silo's new key.")
+            self._problem(error)
+            self._later(("key", None), self._key_pauses if isinstance(error, PortalRefused) else None)
+            return
+        self._say("the silo's new key is in force")
+        self.rekeyed = True
+
     # --- what the portal says ----------------------------------------------------------------------------------------
 
     def _assignments(self, body: Mapping[str, Any]) -> None:
@@ -199,9 +231,19 @@ class Sync:
             self._restored = True
             self._restore(items)
         self._status.studies(items)
+        self._other_key(items)
         # What is over ends first, so that nothing is done for it any more.
         for item in sorted(items, key=lambda item: item.get("kind") != "closed"):
             self._act(item)
+
+    def _other_key(self, items: list[Mapping[str, Any]]) -> None:
+        """Studies that go on without this hospital, because they name the key that its silo had before."""
+        now = {str(item.get("study")) for item in items if item.get("kind") == "other_key"}
+        for study in self._without - now:
+            self._status.over(study)
+        for study in sorted(now):
+            self._problem(key_history.former(), about=study)
+        self._without = now
 
     def _act(self, item: Mapping[str, Any]) -> None:
         kind, round_id = str(item.get("kind")), str(item.get("round"))
@@ -440,8 +482,8 @@ class Sync:
             logs.get().warning("problem", code=error.code, sentence=error.sentence)
             self._say(f"{error.code}: {error.sentence}")
 
-    def _later(self, event: tuple[str, Any]) -> None:
-        timer = threading.Timer(self._pauses.pause(), self._events.put, [event])
+    def _later(self, event: tuple[str, Any], between: Backoff | None = None) -> None:
+        timer = threading.Timer((between or self._pauses).pause(), self._events.put, [event])
         timer.daemon = True
         timer.start()
 
@@ -457,9 +499,12 @@ class Sync:
         self._assignments(body)
 
 
-def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """`silo run`: hold the folder's lock and work until told to stop. Raises: AlreadyRunning, UsageError, BrokerError,
-    UpgradeNeeded."""
+def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> bool:
+    """`silo run`: hold the folder's lock and work until told to stop, or until the silo has a new key.
+
+    Returns: whether to begin anew, in a new process: with another key. Raises: AlreadyRunning, UsageError, BrokerError,
+    UpgradeNeeded.
+    """
     if node.pin is None:
         raise UsageError("this silo is not enrolled")
     lock = FolderLock(node.config.folder)
@@ -471,5 +516,6 @@ def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> None:
             signal.signal(number, lambda *_: sync.stop())
         signal.signal(signal.SIGHUP, lambda *_: sync.reload())
         sync.run()
+        return sync.rekeyed and not sync.stopped
     finally:
         lock.release()

@@ -1,4 +1,4 @@
-"""Hears of a study's life from governance, which knows nothing of this app."""
+"""Hears of a study's life from governance, and of a silo's key from organisations, which know nothing of this app."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 from django.dispatch import receiver
 
 from federation.services import activation
+from federation.services.key_change import key_change_check
 from federation.services.pretrained import pretrained_check
 from governance import signals
 from governance.models import Manifest, Study
+from organisations.models import Silo
+from organisations.signals import key_changing
 
 
 @receiver(signals.manifest_frozen, dispatch_uid="federation.frozen")
@@ -34,3 +37,9 @@ def on_resumed(*, study: Study, **_: Any) -> None:
 def on_halted(*, study: Study, **_: Any) -> None:
     """The study is paused or over: no further round."""
     activation.study_halted(study=study)
+
+
+@receiver(key_changing, dispatch_uid="federation.key_changing")
+def on_key_changing(*, silo: Silo, **_: Any) -> None:
+    """A silo's next key is about to be taken: not while it takes part in a round."""
+    key_change_check(silo)

@@ -46,7 +46,8 @@ def activate_when_ready(*, study: Study, manifest: Manifest) -> bool:
     if study.state != StudyState.APPROVED:
         return False
     decisions = decisions_of(manifest)
-    if any(item.decision == Decision.WAITING for item in decisions):
+    # Who changed its key is waited for as well: once the study has begun no version can name the new one.
+    if any(item.decision in (Decision.WAITING, Decision.OTHER_KEY) for item in decisions):
         return False
     approving = sum(item.decision == Decision.APPROVED for item in decisions)
     if approving < parse_manifest(manifest.data).least_roster:

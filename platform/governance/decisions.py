@@ -13,13 +13,16 @@ from protocol.manifest import parse_manifest
 
 
 class Decision(StrEnum):
-    """A hospital's standing decision. DENIED: its policy will say DENY, so it counts as decided."""
+    """A hospital's standing decision. DENIED: its policy will say DENY, so it counts as decided. OTHER_KEY: it approved, and
+    its silo has another key now than this version names, so it takes no part; a version with the new key is decided anew.
+    """
 
     WAITING = "waiting"
     APPROVED = "approved"
     REJECTED = "rejected"
     REVOKED = "revoked"
     DENIED = "denied"
+    OTHER_KEY = "key changed"
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,27 @@ class HospitalDecision:
 
 def decisions_of(manifest: Manifest) -> list[HospitalDecision]:
     """One row a participant, in the manifest's order."""
-    participants = parse_manifest(manifest.data).participants
+    parsed = parse_manifest(manifest.data)
     silos = {
         silo.name: silo
-        for silo in Silo.objects.filter(name__in=[item.silo for item in participants]).select_related("organisation")
+        for silo in Silo.objects.filter(name__in=[item.silo for item in parsed.participants]).select_related(
+            "organisation"
+        )
     }
     predictions = {item.silo_id: item for item in manifest.predictions.all()}
     newest: dict[Any, Approval] = {}
     for approval in manifest.approvals.filter(complete=True).order_by("received_at"):
         newest[approval.silo_id] = approval
+    named = parsed.public_keys()
     return [
-        _row(silos[item.silo], item.weight, predictions.get(silos[item.silo].pk), newest.get(silos[item.silo].pk))
-        for item in participants
+        _row(
+            silos[item.silo],
+            item.weight,
+            predictions.get(silos[item.silo].pk),
+            newest.get(silos[item.silo].pk),
+            named[item.silo],
+        )
+        for item in parsed.participants
     ]
 
 
@@ -62,11 +74,15 @@ def decision_of(manifest: Manifest, silo: Silo) -> HospitalDecision | None:
     return next((row for row in decisions_of(manifest) if row.silo.pk == silo.pk), None)
 
 
-def _row(silo: Silo, weight: int, prediction: MatchPrediction | None, approval: Approval | None) -> HospitalDecision:
+def _row(
+    silo: Silo, weight: int, prediction: MatchPrediction | None, approval: Approval | None, named: bytes
+) -> HospitalDecision:
     if approval is not None:
         decision = {"approve": Decision.APPROVED, "reject": Decision.REJECTED, "revoke": Decision.REVOKED}[
             approval.decision
         ]
+        if decision == Decision.APPROVED and silo.public != named:
+            decision = Decision.OTHER_KEY
     elif prediction is not None and prediction.policy_id is not None and prediction.decision == "DENY":
         decision = Decision.DENIED
     else:

@@ -70,7 +70,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class HospitalRow:
-    """One hospital that a study asks: what its policy says (with reasons), and what it decided."""
+    """One hospital that a study asks: what its policy says (with reasons), and what it decided.
+
+    other_key: whether its silo has another key now than this version names, so that it takes no part in it (KEY_ROTATED).
+    """
 
     silo_name: str
     organisation: str
@@ -81,6 +84,7 @@ class HospitalRow:
     reasons: Sequence[Mapping[str, str]]
     policy: Policy | None
     decisions: Sequence[Decision] = field(default=())
+    other_key: bool = False
 
     @property
     def newest(self) -> Decision | None:
@@ -89,7 +93,7 @@ class HospitalRow:
     @property
     def approves(self) -> bool:
         """Whether the newest complete decision approves and has not lapsed: the portal's view; the silo decides."""
-        complete = [each for each in self.decisions if each.complete]
+        complete = [each for each in self.decisions if each.complete and not self.other_key]
         return bool(complete) and complete[-1].state == "approve"
 
 
@@ -101,7 +105,10 @@ def hospital_rows(manifest: Manifest) -> list[HospitalRow]:
     for approval in manifest.approvals.select_related("silo", "entry").order_by("received_at", "pk"):
         decisions.setdefault(approval.silo.name, []).append(read_decision(approval))
     rows = []
-    for each in manifest_content(manifest).participants:
+    content = manifest_content(manifest)
+    named = content.public_keys()
+    for each in content.participants:
+        silo = silos.get(each.silo)
         prediction: MatchPrediction | None = predictions.get(each.silo)
         rows.append(
             HospitalRow(
@@ -109,11 +116,12 @@ def hospital_rows(manifest: Manifest) -> list[HospitalRow]:
                 organisation=each.organisation,
                 country=each.country,
                 weight=each.weight,
-                silo=silos.get(each.silo),
+                silo=silo,
                 match=prediction.decision if prediction and prediction.policy_id else "NONE",
                 reasons=prediction.reasons if prediction else (),
                 policy=prediction.policy if prediction else None,
                 decisions=tuple(decisions.get(each.silo, ())),
+                other_key=silo is not None and silo.public is not None and silo.public != named[each.silo],
             )
         )
     return rows
@@ -175,6 +183,7 @@ def waiting_for_steward(person: Person) -> list[tuple[Study, list[HospitalRow]]]
             for row in hospital_rows(manifest)
             if row.silo
             and row.silo.organisation_id in organisations
+            and not row.other_key
             and (row.newest is None or row.newest.state == "lapsed")
         ]
         if rows:

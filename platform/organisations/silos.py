@@ -18,6 +18,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from evidence.services import Act, acting
+from organisations import signals
 from organisations.enrolment import EnrolRequest
 from organisations.models import KeyRotation, Organisation, Silo, SiloState, User
 from organisations.trust import read_trust
@@ -135,7 +136,8 @@ def silo_rotate(*, silo: Silo, envelope: Envelope) -> Silo:
 
     The same again, signed by the new key (an answer was lost), changes nothing. At once, without an overlap: a study names
     the keys of those who take part, so the new key signs no message of a running one and two valid keys would help nobody.
-    Refused: a statement that both keys did not sign, of another silo or key, a key that was used before.
+    Refused: a statement that both keys did not sign, of another silo or key, a key that was used before, and while the
+    silo takes part in a round (ROUND_OPEN).
     """
     with acting(
         type="key.rotated", actor=silo_actor(silo.name, silo.organisation.slug), subject=Subject("silo", silo.name)
@@ -155,6 +157,7 @@ def silo_rotate(*, silo: Silo, envelope: Envelope) -> Silo:
             raise Refused("OUT_OF_STAGE", "The statement does not begin with the present key of this silo.")
         if KeyRotation.objects.filter(Q(before=after) | Q(before=before) | Q(after=after)).exists():
             raise Refused("KEY_TAKEN", "A key that was used before does not return; make a new one.")
+        signals.key_changing.send(sender=Silo, silo=row)
         row.public_key, row.keyid = rotation.after, after
         try:
             with transaction.atomic():

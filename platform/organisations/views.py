@@ -111,6 +111,7 @@ def silo(request: HttpRequest, name: str) -> HttpResponse:
         "silo": found,
         "contact": pages_selectors.contact_of(found),
         "fingerprint": selectors.silo_fingerprint(found),
+        "keys": pages_selectors.keys_of(found),
         "ours": found.organisation_id in request.person.organisation_ids("it", "steward"),
         "may_manage": request.person.has("admin"),
     }

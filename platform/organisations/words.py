@@ -46,6 +46,13 @@ _TABLE: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "active": ("active", GOOD),
         "revoked": ("revoked", BAD),
     },
+    "key": {
+        "in force": ("in force", GOOD),
+        "to confirm": ("to confirm", WARN),
+        "rotated": ("followed by the next", OFF),
+        "revoked": ("revoked", BAD),
+        "replaced": ("invited again", OFF),
+    },
     "contact": {
         "in touch": ("in touch", GOOD),
         "silent": ("silent", WARN),
@@ -67,6 +74,7 @@ _TABLE: dict[str, dict[str, tuple[str, tuple[str, str]]]] = {
         "waiting": ("waiting", WAIT),
         "not asked": ("not asked yet", OFF),
         "lapsed": ("lapsed", WARN),
+        "key changed": ("key changed", WARN),
         "denied": ("refused by its policy", BAD),
     },
     "stage": {

@@ -138,6 +138,8 @@ SCHEMAS: dict[str, Any] = {
         "oneOf": [
             _task("study", "A study waits for this hospital's decision.",
                   {"study": TEXT, "manifest": DIGEST, "title": TEXT, "state": TEXT}),
+            _task("other_key", "A study that is not over names another key for this silo than it has now, so it is not asked.",
+                  {"study": TEXT, "manifest": DIGEST, "title": TEXT, "state": TEXT}),
             _ref("Announcement"),
             _task("roster", "The keys of all who take part.", {"round": TEXT, "keys": ENVELOPES}),
             _task("bundles", "Boxes sealed for this silo.",

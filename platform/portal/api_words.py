@@ -116,7 +116,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "The new key is the silo's; the old one is refused from now on.",
         "KeyTaken",
         body="Envelope",
-        problems=("OUT_OF_STAGE", "KEY_TAKEN", "BAD_MESSAGE"),
+        problems=("OUT_OF_STAGE", "ROUND_OPEN", "KEY_TAKEN", "BAD_MESSAGE"),
         description="Payload type application/vnd.consilium.key-rotation+json, signed by both keys. The same again, in a "
         "request by the new key, changes nothing.",
     ),

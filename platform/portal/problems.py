@@ -29,6 +29,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "NOT_YOUR_STUDY": (404, "This silo has no such study"),
     "METHOD": (405, "This address does not take this method"),
     "OUT_OF_STAGE": (409, "Not now"),
+    "ROUND_OPEN": (409, "The silo takes part in a round"),
     "CHUNK_DIFFERS": (409, "Another chunk is stored under this number"),
     "TOKEN": (403, "The enrolment token is not valid"),
     "FINGERPRINT": (409, "The fingerprint is another one"),

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, errors_shown, node_of, out, print_json
+from silo_node.commands.terminal import AsJson, Folder, err, errors_shown, node_of, out, print_json
+from silo_node.errors import UsageError
 
 key = typer.Typer(help="This silo's own key.", no_args_is_help=True)
 
@@ -25,12 +26,16 @@ def group() -> None:
 def rotate(
     folder: Folder = None,
     token: Annotated[str, typer.Option(help="The one-time token of the new invitation.")] = "",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask, also where studies go on without this hospital.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Take a new key in place of the old one, which signs that it does. `silo run` must be stopped.
 
     The portal takes the new key on the old one's signature. With --token, where the admin revokes the old key and invites
-    again, it is enrolled anew. Afterwards each running study needs a new version with the new key.
+    again, it is enrolled anew. While a round is open here the new key waits, and `silo run` takes it afterwards. A study
+    that has begun names the old key and goes on without this hospital.
 
     Examples:
 
@@ -41,12 +46,23 @@ def rotate(
 
         node = node_of(folder)
         try:
+            left = key_rotation.studies_left(node)
+            if left:
+                err.print("These studies name the present key; those that have begun go on without this hospital:")
+                for each in left:
+                    err.print(f"  {each['study']} {each['title']}", markup=False)
+                if not yes and not typer.confirm("Change the key all the same?", err=True):
+                    raise UsageError("nothing was changed", "ABORTED")
             facts = key_rotation.rotate(node, token)
         finally:
             node.close()
         if as_json:
-            print_json(facts)
+            print_json({**facts, "studies": left})
             return
         out.print(f"The key of [bold]{facts['silo']}[/] is a new one; state at the portal: {facts['state']}.")
         out.print(f"New fingerprint, to compare with the admin:\n  {facts['fingerprint']}")
-        out.print("Studies that run now name the old key: each needs a new version, approved again.")
+        if left:
+            out.print(
+                "Next: studies that have not begun are submitted again by their owners and approved here anew; the others go "
+                "on without this hospital."
+            )

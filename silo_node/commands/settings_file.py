@@ -64,6 +64,8 @@ allow_constant = false
 # poll = 25
 # retry = 60
 # heartbeat = 3.0
+# Age of this silo's key from which on `silo doctor` and the node's page ask for a new one (`silo key rotate`), days.
+# key_days = 365
 
 [page]
 # The node's own page, for this machine only. Other machines reach it with a certificate and an internal name alone.

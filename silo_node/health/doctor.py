@@ -22,6 +22,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
+from silo_node import key_history
 from silo_node.config import Config
 from silo_node.errors import (
     AnswerNotGenuine,
@@ -93,15 +94,31 @@ def as_values(checks: Iterable[Check]) -> dict[str, Any]:
 
 
 def here(config: Config) -> Iterable[Check]:
-    """Rights, disk, and whether the silo runs."""
+    """Rights, disk, the age of the silo's key, and whether the silo runs."""
     yield _from(
         "rights", local_checks.rights(config), "Folder and keys belong to this user, and nobody else can read the keys."
     )
     yield _from("disk", local_checks.disk(config), "There is room on the silo's disk.")
+    yield _silo_key(config)
     if not runs(config.folder):
         yield Check("running", WARN, "`silo run` does not run for this folder.", what_to_do("NOT_RUNNING"))
     else:
         yield Check("running", OK, f"`silo run` runs for this folder (process {_holder(config)}).")
+
+
+def _silo_key(config: Config) -> Check:
+    name, waiting = "key", key_history.waiting(config)
+    if waiting is not None:
+        return Check(name, WARN, waiting.sentence, what_to_do(waiting.code))
+    try:
+        age = key_history.age(config)
+    except SiloError as error:
+        return _from(name, [error], "")
+    said = f"In force since {age.since:%Y-%m-%d}, {age.days} days"
+    if age.old:
+        limit = f"{said}: more than the {config.settings.limits.key_days} of [limits] key_days."
+        return Check(name, WARN, limit, what_to_do(key_history.OLD))
+    return Check(name, OK, f"{said}.")
 
 
 def broker(config: Config) -> Iterable[Check]:

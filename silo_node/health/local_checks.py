@@ -18,6 +18,7 @@ from typing import Final
 
 from protocol.approval import ApprovalError, Statement, parse_statement
 from protocol.data_use.document import parse_time
+from silo_node import key_history
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError, UsageError, is_disk_full
 from silo_node.evidence import portal_log
@@ -158,6 +159,12 @@ def log_conflict(config: Config) -> Found:
     return [caught] if caught is not None else []
 
 
+def new_key(config: Config) -> Found:
+    """Whether a new key of this silo waits to come into force."""
+    waiting = key_history.waiting(config)
+    return [waiting] if waiting is not None else []
+
+
 def rights(config: Config) -> Found:
     """The folder and its keys belong to this user, and nobody else can read the keys."""
     found: Found = []
@@ -184,7 +191,9 @@ class Here:
     """All that the running silo and `silo status` look at; an error of one look never hides the others."""
 
     def __init__(self) -> None:
-        self.looks: tuple[Callable[[Config], Found], ...] = (disk, emptied, Labels(), policy, approvals, log_conflict)
+        self.looks: tuple[Callable[[Config], Found], ...] = (
+            *(disk, emptied, Labels(), policy, approvals, log_conflict, new_key),
+        )
 
     def __call__(self, config: Config) -> Found:
         """Everything that is wrong here now."""

@@ -59,7 +59,11 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "Wait until the network's admin has compared this silo's fingerprint with you and confirmed it.",
         ("SILO_PENDING",),
     ),
-    ("Ask the network's admin for a new invitation, then `silo enrol` with its token.", ("SILO_REVOKED", "UNKNOWN_KEY")),
+    (
+        "Where a new key waits here (KEY_WAITS), `silo key rotate` again. Else ask the network's admin for a new invitation: "
+        "`silo enrol` with its token, or `silo key rotate --token` where the old key may have been stolen.",
+        ("SILO_REVOKED", "UNKNOWN_KEY"),
+    ),
     ("`silo enrol FOLDER --token ...`; the portal's admin has the token.", ("NOT_ENROLLED",)),
     ("Call the network's admin: the new key is not in force; `silo key rotate` tries it again.", ("KEY_NOT_TAKEN",)),
     # --- this machine
@@ -95,7 +99,21 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Install the newer version of this software: its files can't be read by an older one.", ("UPGRADE_NEEDED",)),
     ("Look into silo.log where it failed, then start it again: it takes up every open round.", ("SILO_FAILED", "NOT_HEALTHY")),
     ("End the program that holds egress.db open (a backup?); if none does, restore the file.", ("EGRESS_LOG", "FILE_UNREADABLE")),
-    ("Wait until the round has ended, then do it again.", ("ROUND_OPEN",)),
+    (
+        "Wait until the round has ended, then do it again. A new key of this silo waits by itself: `silo run` takes it as soon "
+        "as no round is open.",
+        ("ROUND_OPEN",),
+    ),
+    (
+        "Nothing where `silo run` runs: it takes the new key as soon as no round is open. Else start it, or run "
+        "`silo key rotate` again; both go on with the same key. Remove no file: the portal may know the new key already.",
+        ("KEY_WAITS",),
+    ),
+    (
+        "`silo key rotate`, best while no study runs: a study that has begun goes on without this hospital "
+        "(docs/hospital-it.md).",
+        ("KEY_OLD",),
+    ),
     # --- images and labels
     ("Check `data` in silo.toml, and that its drive is mounted.", ("DATA_FOLDER_MISSING", "DATA_FOLDER_EMPTY")),
     ("Rename the folder whose name is not UTF-8.", ("DATA_FOLDER_NAME",)),
@@ -255,6 +273,11 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("NOT_A_PARTICIPANT", "OUTSIDE_DATES", "PLAN_REFUSED", "STATE_DIFFERS", "LOSS_NOT_FINITE", "UPDATE_NOT_VALID"),
             *("BAD_ANNOUNCEMENT", "OLD_ROUND", "SKETCH_OF_TOO_FEW"),
         ),
+    ),
+    (
+        "A study that has not begun: ask its owner to submit it again, then a steward approves the new version. One that "
+        "has begun goes on without this hospital; its owner may draft a new study that starts from the last model.",
+        ("KEY_ROTATED",),
     ),
     (
         "The study names another key than this hospital knows. Ask the network's admin, by telephone, whose key changed.",

@@ -12,6 +12,7 @@ from typing import Any
 
 from protocol.policy import describe_policy
 from protocol.signing import fingerprint
+from silo_node import key_history
 from silo_node.config import Config
 from silo_node.errors import DiskFull, SiloError
 from silo_node.evidence.egress_log import EgressLog
@@ -197,6 +198,7 @@ def report(config: Config) -> dict[str, Any]:
         "silo": config.name,
         "portal": config.portal,
         "fingerprint": _fingerprint(config),
+        "key": None,
         "running": running,
         **{name: live.get(name) for name in ("state", "pid", "started", "last_contact", "round")},
         "studies": live.get("studies", []),
@@ -211,6 +213,7 @@ def report(config: Config) -> dict[str, Any]:
         "pacs": None,
     }
     parts = {
+        "key": _key_age,
         "enrolled": _enrolled,
         "policy": _policy,
         "approvals": _approvals,
@@ -253,6 +256,13 @@ def _fingerprint(config: Config) -> str | None:
         return fingerprint(Keys(config).silo.public)
     except SiloError:
         return None  # the keys are missing or damaged: every other command says so
+
+
+def _key_age(config: Config) -> dict[str, Any] | None:
+    if not (config.keys / "silo.key").exists():
+        return None
+    found = key_history.age(config)
+    return {"since": found.since.isoformat(), "days": found.days, "old": found.old}
 
 
 def _enrolled(config: Config) -> dict[str, str]:

@@ -48,7 +48,7 @@ from protocol.signing import (
     verify_envelope,
 )
 from protocol.trust import STEWARD
-from silo_node import gate
+from silo_node import gate, key_history
 from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
 from silo_node.files import write_bytes, write_json
@@ -414,9 +414,12 @@ def keep(node: Node, proposal: Proposal, envelope: Envelope) -> Path:
 
 
 def _check_permitted(config: Config, proposal: Proposal, decision: Decision, min_cohort: int | None) -> None:
-    """What the gate would refuse anyway is said before anybody signs: too few patients, nothing scanned yet."""
+    """What the gate would refuse anyway is said before anybody signs: another key, too few patients, nothing scanned yet."""
     if decision != "approve":
         return
+    named = proposal.content.public_keys().get(config.name)
+    if named is not None:
+        key_history.check_named(config, named)
     if proposal.found.decision == "DENY":
         sentences = " ".join(f"{each.sentence} {each.change}" for each in proposal.found.reasons)
         raise Refused(

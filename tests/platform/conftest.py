@@ -166,6 +166,18 @@ class Hospital:
             "version": "0.1.0",
         }
 
+    def change_key(self) -> Any:
+        """`silo key rotate`: the portal's answer; the new key is this node's where it was taken."""
+        from protocol.key_rotation import KeyRotation, sign_rotation
+
+        new = SigningKey.generate()
+        statement = KeyRotation(self.name, self.key.public, new.public, "2026-11-25T08:00:00Z")
+        envelope = sign_rotation(statement, old=self.key, new=new)
+        answer = self.node.send("PUT", "/api/v1/silo/key", envelope.as_dict())
+        if answer.status_code == 200:
+            self.key = self.node.key = new
+        return answer
+
     def next_trust(self, *, needed: int = 1, signed_by: Any = (), **entries: Any) -> Any:
         """Version n+1 of trust.json with these entries added (keyid -> entry), signed by the steward and others."""
         from protocol.canonical import decode

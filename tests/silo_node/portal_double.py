@@ -447,6 +447,7 @@ class PortalDouble:
         self.answer_tamper: Callable[[str, bytes], bytes] = lambda path, body: body
         """Changes a body after it was signed."""
         self.clock_shift = 0.0
+        self.pending = self.in_round = False
         self.holding = False
         """While true, no round follows the last one."""
         self.back_to: str | None = None
@@ -736,7 +737,10 @@ class PortalDouble:
                         "state": "approved",
                     }
                 )
-            if self.played:
+            if self.manifest_bytes and self.manifest.public_keys().get(silo, self.public) != self.public:
+                study = {"study": self.manifest.study, "title": self.manifest.title, "state": "running"}
+                found = [{"kind": "other_key", **study, "manifest": self.manifest_digest}]
+            elif self.played:
                 found += [self.tamper(each) for each in self.played[-1].assignments(silo)]
             return json.dumps({"version": str(self.version), "now": "", "assignments": found}).encode()
 
@@ -789,7 +793,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             enrolling = path == "/api/v1/silo/enrol"
             public = unb64(json.loads(body)["public"]) if enrolling else double.public
-            if path == "/api/v1/silo/key" and f'keyid="{keyid(public)}"' not in self.headers["Signature-Input"]:
+            if f'keyid="{keyid(public)}"' not in self.headers["Signature-Input"]:
                 raise Refusal(401, "UNKNOWN_KEY", "No silo has this key.")
             try:
                 verify_request(
@@ -805,8 +809,12 @@ class _Handler(BaseHTTPRequestHandler):
                 code = "CLOCK_SKEW" if type(error).__name__ == "ClockSkew" else "BAD_SIGNATURE"
                 raise Refusal(401, code, str(error)) from error
             double.received.append(Received(self.command, path, body, time.monotonic()))
+            if double.pending and not enrolling:
+                raise Refusal(403, "SILO_PENDING", "The silo's fingerprint is not confirmed yet.")
             if enrolling:
                 content = double.enrol(json.loads(body))
+            elif path == "/api/v1/silo/key" and double.in_round:
+                raise Refusal(409, "ROUND_OPEN", "This silo takes part in a round. Try again when it is over.")
             elif path == "/api/v1/silo/key":
                 double.public = verify_rotation(Envelope.from_dict(json.loads(body))).after
                 content = json.dumps({"key": keyid(double.public), "state": "active"}).encode()

@@ -19,6 +19,19 @@ def approved_silos(manifest: Manifest, participants: Mapping[str, bytes]) -> dic
     The portal's view only: each silo checks its own approval again before every round. `participants`: silo -> public
     key (32 bytes), from the manifest.
     """
+    return {
+        name: pk for name, (pk, key) in _approving(manifest, participants).items() if key == keyid(participants[name])
+    }
+
+
+def silos_rekeyed(manifest: Manifest, participants: Mapping[str, bytes]) -> list[str]:
+    """Silos that approve this manifest and have another key now than stands in it."""
+    found = _approving(manifest, participants)
+    return sorted(name for name, (_, key) in found.items() if key != keyid(participants[name]))
+
+
+def _approving(manifest: Manifest, participants: Mapping[str, bytes]) -> dict[str, tuple[Any, str]]:
+    """name -> (primary key, keyid) of every active silo whose newest complete decision is to approve."""
     newest: dict[str, tuple[Any, str, str, str]] = {}
     rows = (
         Approval.objects.filter(manifest=manifest, complete=True)
@@ -28,12 +41,9 @@ def approved_silos(manifest: Manifest, participants: Mapping[str, bytes]) -> dic
     for name, *facts in rows:
         newest[name] = tuple(facts)  # type: ignore[assignment]
     return {
-        name: pk
+        name: (pk, key)
         for name, (pk, state, key, decision) in newest.items()
-        if state == SiloState.ACTIVE
-        and decision == "approve"
-        and name in participants
-        and key == keyid(participants[name])
+        if state == SiloState.ACTIVE and decision == "approve" and name in participants
     }
 
 

@@ -19,6 +19,8 @@ a silo that answered and asks again waits until there is something new. What it 
 | state | state: the check words | who sent its own |
 | finished, failed | closed, until the next round is announced | the announced |
 
+Nothing of an open round is for a silo that has another key than the manifest names: it is told of the study (`other_key`).
+
 With many silos what stands between `keys` and the end is in many.py.
 """
 
@@ -72,12 +74,13 @@ _ROUNDS = f"""
     JOIN {Seat._meta.db_table} t ON t.round_id = r.id JOIN {Study._meta.db_table} s ON s.id = r.study_id
     WHERE t.silo_id = %s AND r.newest AND s.state IN ({", ".join(["%s"] * len(SHOWN))}) ORDER BY r.id
 """
-_UNDECIDED = f"""
-    SELECT m.digest, m.study_id, s.title, s.state FROM {MatchPrediction._meta.db_table} p
+_STUDIES = f"""
+    SELECT m.digest, m.study_id, s.title, s.state,
+        EXISTS (SELECT 1 FROM {Approval._meta.db_table} a
+                WHERE a.manifest_id = m.id AND a.complete = %s AND a.silo_id = %s)
+    FROM {MatchPrediction._meta.db_table} p
     JOIN {Manifest._meta.db_table} m ON m.id = p.manifest_id JOIN {Study._meta.db_table} s ON s.id = m.study_id
     WHERE p.silo_id = %s AND s.state IN ({", ".join(["%s"] * len(DECIDE_IN))})
-    AND NOT EXISTS (SELECT 1 FROM {Approval._meta.db_table} a
-                    WHERE a.manifest_id = m.id AND a.complete = %s AND a.silo_id = %s)
     AND NOT EXISTS (SELECT 1 FROM {Manifest._meta.db_table} n WHERE n.study_id = m.study_id AND n.number > m.number)
     ORDER BY m.study_id
 """
@@ -95,39 +98,51 @@ def assignments_for(silo: Silo, *, fresh: bool = True) -> tuple[str, list[Assign
     found: list[Assignment] = []
     for each in _studies(silo):
         found.append(each)
-        facts.append(f"study {each['manifest']} {each['state']}")
+        facts.append(f"{each['kind']} {each['manifest']} {each['state']}")
     rows = Round.objects.raw(_ROUNDS, [_key(silo), *SHOWN])
     long_ago = timezone.now() - ENDED
     rounds = [item for item in rows if item.finished_at is None or item.finished_at > long_ago]
     for item in rounds:
-        place, tasks = _of_round(item, silo.name, fresh)
+        place, tasks = _of_round(item, silo, fresh)
         found.extend(tasks)
         facts.append(f"round {item.key} {item.stage} {item.study_state} {place}")
     return digest("\n".join(facts).encode())[7:39], found
 
 
 def _studies(silo: Silo) -> list[Assignment]:
-    """Studies that the network's admin approved and this hospital has not decided on yet, in their newest version."""
+    """Studies that the network's admin approved, in their newest version: those that this hospital has not decided on yet,
+    and those that name another key for it than it has now."""
     key = _key(silo)
     with connection.cursor() as cursor:
-        cursor.execute(_UNDECIDED, [key, *DECIDE_IN, True, key])
-        return [
-            {"kind": "study", "study": study, "manifest": text, "title": title, "state": state}
-            for text, study, title, state in cursor.fetchall()
-        ]
+        cursor.execute(_STUDIES, [True, key, key, *DECIDE_IN])
+        rows = cursor.fetchall()
+    found = []
+    for text, study, title, state, decided in rows:
+        kind = "study" if _has_key(silo, facts_of(text)) else "other_key"
+        if kind == "other_key" or not decided:
+            found.append({"kind": kind, "study": study, "manifest": text, "title": title, "state": state})
+    return found
+
+
+def _has_key(silo: Silo, facts: Facts) -> bool:
+    """Whether the silo's key is the one that the manifest names: no other can sign anything in its rounds."""
+    return facts.participants.get(silo.name) == silo.public
 
 
 def _key(silo: Silo) -> Any:
     return Silo._meta.pk.get_db_prep_value(silo.pk, connection)
 
 
-def _of_round(item: Round, silo: str, fresh: bool) -> tuple[str, list[Assignment]]:
+def _of_round(item: Round, asking: Silo, fresh: bool) -> tuple[str, list[Assignment]]:
     """(this silo's place in the round, its assignments)."""
+    silo = asking.name
     if item.stage in CLOSED:
         return "announced", _closed(item)
     if item.stage == Stage.SUM:
         return "waits", []
     facts = facts_of(item.manifest_digest)
+    if not _has_key(asking, facts):
+        return "other key", []
     mail = read_mail(item, (many.KINDS if facts.sparse else KINDS)[item.stage])
     if silo in mail.refused():
         return "refused", []

@@ -28,12 +28,13 @@ from federation.models import (
     StudyRun,
     round_key,
 )
-from federation.selectors.approvals import approved_silos
+from federation.selectors.approvals import approved_silos, silos_rekeyed
 from federation.selectors.branches import model_newest, model_next
 from federation.services import books, rollback, stages, stopping
 from federation.services.facts import Facts, facts_of
 from federation.services.mail import Mail
 from federation.services.models import model_keep
+from federation.services.reasons import hospital
 from federation.services.sketches import left_out
 from governance import services
 from governance.models import Manifest, Study, StudyState
@@ -104,7 +105,15 @@ def study_continue(study_id: str, *, last: Round | None, now: datetime) -> Round
             f"{len(silos)} hospitals approve this version of the study and have an active silo; "
             f"a round needs {facts.manifest.least_roster}."
         )
-        services.study_pause(actor=SYSTEM, study=study, code="APPROVALS_MISSING", reason=sentence)
+        changed = silos_rekeyed(manifest, facts.participants)
+        if changed:
+            names = ", ".join(hospital(name, facts) for name in changed)
+            sentence += (
+                f" The silo's key was changed since this version was approved, so no round can ask for it: {names}. A new "
+                "study, which may start from the last model, names the new key."
+            )
+        code = "KEY_ROTATED" if changed else "APPROVALS_MISSING"
+        services.study_pause(actor=SYSTEM, study=study, code=code, reason=sentence[:2000])
         return None
     if study.state == StudyState.ACTIVE:
         services.study_running(study=study)

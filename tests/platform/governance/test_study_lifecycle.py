@@ -418,3 +418,40 @@ def test_who_sees_which_study(hospitals, make_study, approve, make_user, organis
 
 def test_the_system_may_not_be_mistaken_for_a_person():
     assert SYSTEM.role == "system" and SYSTEM.auth == "none"
+
+
+def test_a_hospital_that_changed_its_key_is_waited_for_until_a_version_names_the_new_one(
+    hospitals, make_study, approve, activated
+):
+    """Once a study has begun no version can name the new key, so it does not begin by itself without the hospital."""
+    study, owner = make_study(SITES)
+    manifest = study_submit(actor=owner, study=study)
+    approve(study)
+    for name in SITES[:3]:
+        assert _send(hospitals[name], manifest) == 200
+    assert hospitals["site-1"].change_key().status_code == 200
+    assert {row.silo.name: row.decision for row in decisions_of(manifest)}["site-1"] == Decision.OTHER_KEY
+    assert _send(hospitals["site-4"], manifest) == 200
+    assert activated == []
+    study.refresh_from_db()
+    manifest = study_submit(actor=owner, study=study)
+    assert parse_manifest(manifest.data).public_keys()["site-1"] == hospitals["site-1"].key.public
+    study.refresh_from_db()
+    approve(study)
+    for name in SITES:
+        assert _send(hospitals[name], manifest) == 200
+    assert activated == [study.pk]
+
+
+def test_the_owner_may_start_without_the_hospital_whose_key_changed(hospitals, make_study, approve, activated):
+    study, owner = make_study(SITES)
+    manifest = study_submit(actor=owner, study=study)
+    approve(study)
+    for name in SITES:
+        if name == "site-4":
+            assert hospitals["site-1"].change_key().status_code == 200
+        assert _send(hospitals[name], manifest) == 200
+    study.refresh_from_db()
+    study_start(actor=owner, study=study)
+    record = json.loads(bytes(Entry.objects.get(type="study.activated").record))
+    assert record["data"]["silos"] == SITES[1:]

@@ -98,3 +98,37 @@ def test_every_list_can_be_exported(admin: Any, make_hospital: Any):
     assert body.splitlines()[0].startswith("hospital,country")
     assert "site-1" in body.splitlines()[1]
     assert len(body.splitlines()) == 2
+
+
+def test_a_silos_page_lists_every_key_that_it_had_with_its_dates_and_why_it_ended(
+    admin: Any, organisation: Organisation, new_hospital: Any
+):
+    hospital = _enrol(new_hospital, admin, organisation)
+    assert "Its keys" not in admin.get("/silos/site-9/").content.decode(), "nobody confirms by copying"
+    admin.post("/silos/site-9/confirm/", {"fingerprint": fingerprint(hospital.key.public)})
+    keys = [hospital.key.keyid]
+    assert hospital.change_key().status_code == 200
+    keys.append(hospital.key.keyid)
+    admin.post("/silos/site-9/revoke/", {"reason": "stolen disk", "name": "site-9"})
+    hospital = _enrol(new_hospital, admin, organisation)
+    keys.append(hospital.key.keyid)
+    assert "Its keys" not in admin.get("/silos/site-9/").content.decode()
+    admin.post("/silos/site-9/confirm/", {"fingerprint": fingerprint(hospital.key.public)})
+    page = admin.get("/silos/site-9/").content.decode()
+    part = page.partition("<h2>Its keys</h2>")[2].partition("</section>")[0]
+    assert re.findall(r'title="([0-9a-f]{64})"', part) == keys[::-1]
+    ends = [re.sub("<[^>]+>", "", each).strip() for each in re.findall(r'"How it ended">(.*?)</td>', part, re.S)]
+    assert ends == ["in force", "revoked", "followed by the next"]
+    until = [re.sub("<[^>]+>", "", each).strip() for each in re.findall(r'"Until">(.*?)</td>', part, re.S)]
+    assert until[0] == "now" and "now" not in until[1:] and len(until) == 3
+
+
+def test_an_invitation_that_is_made_again_ends_the_key_that_waited(
+    admin: Any, organisation: Organisation, new_hospital: Any
+):
+    from organisations.pages_selectors import keys_of
+
+    _enrol(new_hospital, admin, organisation)
+    assert [each.ended for each in keys_of(Silo.objects.get())] == ["to confirm"]
+    _enrol(new_hospital, admin, organisation)
+    assert [each.ended for each in keys_of(Silo.objects.get())] == ["to confirm", "replaced"]

@@ -325,3 +325,27 @@ def _form_values(page: str) -> dict[str, Any]:
     reader.feed(page.partition("<main")[2])
     reader.values.pop("csrfmiddlewaretoken", None)
     return dict(reader.values)
+
+
+@pytest.mark.parametrize(("state", "next_step"), [("approved", "submits it again"), ("running", "goes on without it")])
+def test_a_hospital_whose_key_changed_stands_as_such_with_what_to_do(
+    submitted: Any, make_user: Any, sign_in: Any, state: str, next_step: str
+):
+    made, _, hospitals = submitted
+    Study.objects.filter(pk=made.pk).update(state=state)
+    client = sign_in(made.owner)
+    steward, nothing = sign_in(make_user("steward", _organisation("site-2"))), "No study waits for your hospital"
+    assert "KEY_ROTATED" not in _text(client.get(f"/studies/{made.pk}/"))
+    assert nothing not in _text(steward.get("/"))
+    assert hospitals["site-2"].change_key().status_code == 200
+    for address in ("", "hospitals/"):
+        page = _text(client.get(f"/studies/{made.pk}/{address}"))
+        assert page.count("<code>KEY_ROTATED</code>") == 1 and next_step in page
+        assert 'href="/silos/site-2/"' in page
+    assert nothing in _text(steward.get("/")), "with the former key there is nothing to decide on"
+
+
+def _organisation(slug: str) -> Any:
+    from organisations.models import Organisation
+
+    return Organisation.objects.get(slug=slug)

@@ -259,3 +259,14 @@ def test_the_settings_check_is_silo_doctors(page: PageUnderTest):
 )  # fmt: skip
 def test_what_is_to_be_typed_stands_out_and_stays_text(text: str, shown: str):
     assert words.coded(text) == shown
+
+
+def test_the_status_page_says_since_when_the_silos_key_is_in_force_and_asks_for_a_new_one(page):
+    visitor = page.visitor("it")
+    assert "in force since" in visitor.get("/").text
+    assert "key is old" not in visitor.get("/").text
+    pin = json.loads(page.silo.config.pin.read_text())
+    pin["enrolled"] = "2020-01-01T00:00:00Z"
+    page.silo.config.pin.write_text(json.dumps(pin))
+    text = visitor.get("/").text
+    assert "key is old" in text and "silo key rotate" in text
