@@ -29,7 +29,11 @@ PROBLEMS = 20
 """Of those about studies, the newest that are kept."""
 PORTAL, WAY, HERE = "portal", "way", "here"
 """What a problem is about where it is no study: what the portal said, the way to it, this machine."""
-PASSING = frozenset({"CLOCK_SKEW", "PORTAL_UNREACHABLE", "PROXY_REFUSES", "ANSWER_NOT_GENUINE", "BROKER"})
+OF_THE_WAY = frozenset(
+    {"CLOCK_SKEW", "PORTAL_UNREACHABLE", "PROXY_REFUSES", "PORTAL_CERTIFICATE", "ANSWER_NOT_GENUINE"}
+)
+"""What no request gets through, and what is over when one does."""
+PASSING = OF_THE_WAY - {"PORTAL_CERTIFICATE"} | {"BROKER"}
 """Their sentences differ a little each time (a clock's time, a kind of error), and mean the same."""
 EVERY = 1.0
 """Seconds between two writes that only note the time of the last contact."""
@@ -131,6 +135,12 @@ class Live:
             if over:
                 self._write()
 
+    def over_with_way(self) -> None:
+        """The way to the portal was not open and is again: whatever found it closed meanwhile is over too."""
+        with self._lock:
+            self._drop([key for key in self._problems if key[0] == PORTAL and key[1] in OF_THE_WAY])
+            self._write()
+
     def _note(self, about: str, code: str, sentence: str) -> bool:
         key, at = _key(about, code, sentence), now_text()
         self._touched[key] = time.monotonic()
@@ -227,7 +237,9 @@ def report(config: Config) -> dict[str, Any]:
         as_problem(each["code"], each["sentence"], about=HERE, at=each["time"]) for each in pacs.problems(value["pacs"])
     ]
     # The running silo's own comes first: it knows since when.
-    value["problems"] = list({(each["code"], each["sentence"]): each for each in reversed(problems)}.values())[::-1]
+    value["problems"] = list({_key("", each["code"], each["sentence"]): each for each in reversed(problems)}.values())[
+        ::-1
+    ]
     return value
 
 
