@@ -110,6 +110,8 @@ class Sync:
             for name, target in (
                 ("watch-here", watch.here),
                 ("watch-portal", watch.portal),
+                ("watch-sources", watch.sources),
+                ("watch-consents", watch.consent_server),
                 ("poll", poller.run),
                 ("results", results.run),
                 ("heart", self._heart.run),

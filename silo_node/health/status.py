@@ -27,8 +27,10 @@ from silo_node.steward import documents, pauses
 
 PROBLEMS = 20
 """Of those about studies, the newest that are kept."""
-PORTAL, WAY, HERE = "portal", "way", "here"
-"""What a problem is about where it is no study: what the portal said, the way to it, this machine."""
+PORTAL, WAY, HERE, SOURCES = "portal", "way", "here", "sources"
+"""What a problem is about where it is no study: what the portal said, the way to it, this machine, and where the consents
+and the images come from."""
+AROUND = (PORTAL, WAY, HERE, SOURCES)
 OF_THE_WAY = frozenset(
     {"CLOCK_SKEW", "PORTAL_UNREACHABLE", "PROXY_REFUSES", "PORTAL_CERTIFICATE", "ANSWER_NOT_GENUINE"}
 )
@@ -105,7 +107,7 @@ class Live:
         """Note a problem; one that is there already is counted. Returns whether it is a new one."""
         with self._lock:
             new = self._note(about, code, sentence)
-            events = [key for key in self._problems if key[0] not in (PORTAL, WAY, HERE)]
+            events = [key for key in self._problems if key[0] not in AROUND]
             self._drop(events[:-PROBLEMS])
             self._write()
             return new
@@ -188,7 +190,7 @@ def report(config: Config) -> dict[str, Any]:
     live = read_json(config.folder / "status.json") or {"state": "never started", "problems": []}
     running = runs(config.folder)
     # What a silo that ended said about its surroundings is old; what it said about studies still stands.
-    problems = [each for each in live.get("problems", []) if running or each.get("about") not in (PORTAL, WAY, HERE)]
+    problems = [each for each in live.get("problems", []) if running or each.get("about") not in AROUND]
     if not running and live["state"] not in ("stopped", "never started"):
         live["state"] = "not running"
         problems.append(
