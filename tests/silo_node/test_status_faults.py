@@ -22,6 +22,7 @@ import pytest
 from protocol.approval import ApprovalLimits, sign_statement
 from silo_node.errors import PortalUnreachable
 from silo_node.health.status import WAY, Live
+from silo_node.health.watching import BEHIND_PROXY, PORTAL_TIMEOUT
 from silo_node.steward import approvals, documents
 from tests.silo_node import faults
 from tests.silo_node.conftest import PASSPHRASE
@@ -115,7 +116,9 @@ def test_what_the_way_explains_is_over_with_it_and_nothing_else(silo):
     assert set(problems(silo)) == {"SILO_PENDING"}
 
 
-def test_status_says_that_the_proxy_refuses(silo, portal, tmp_path, monkeypatch):
+@pytest.fixture
+def proxied(silo, portal, tmp_path, monkeypatch):
+    """(silo, proxy): `silo run` behind a proxy, the portal behind TLS."""
     authority, pem = faults.certificate(tmp_path)
     faults.with_tls(portal.server, pem)
     proxy = faults.Proxy()
@@ -124,16 +127,27 @@ def test_status_says_that_the_proxy_refuses(silo, portal, tmp_path, monkeypatch)
         f'name = "{portal.silo}"\nportal = "{portal.address.replace("http:", "https:")}"\n'
         f'data = "{tmp_path / "data"}"\nca_bundle = "{authority}"\n'
     )
-    try:
-        started(silo)
-        planted = time.monotonic()
-        proxy.refuse(403)
-        found = told(silo, "PROXY_REFUSES", planted)
-        assert "403" in found["sentence"] and "CONNECT" in found["do"]
-        proxy.status = 200
-        over(silo, "PROXY_REFUSES")
-    finally:
-        proxy.close()
+    yield started(silo), proxy
+    proxy.close()
+
+
+def test_status_says_that_the_proxy_refuses(proxied):
+    silo, proxy = proxied
+    planted = time.monotonic()
+    proxy.refuse(403)
+    found = told(silo, "PROXY_REFUSES", planted)
+    assert "403" in found["sentence"] and "CONNECT" in found["do"]
+    proxy.status = 200
+    over(silo, "PROXY_REFUSES")
+
+
+def test_status_says_that_the_network_beyond_the_proxy_is_silent_later_than_else(proxied, portal):
+    """The proxy answers the probes of the long poll, and goes on doing so."""
+    silo, _ = proxied
+    portal.deaf()
+    silo.until(lambda: problems(silo).get("PORTAL_UNREACHABLE"), seconds=BEHIND_PROXY + PORTAL_TIMEOUT + 2)
+    portal.hear()
+    over(silo, "PORTAL_UNREACHABLE")
 
 
 def test_status_says_that_the_clock_is_off_by_ten_minutes(silo, portal, tmp_path):

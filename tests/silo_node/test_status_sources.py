@@ -248,7 +248,7 @@ def test_status_says_that_the_pacs_was_away_at_the_last_fetch(silo):
 
 
 def examined(silo: Any) -> doctor.Check:
-    [found] = [each for each in doctor.consent(silo.config)]
+    [found] = list(doctor.consent(silo.config))
     return found
 
 
