@@ -481,6 +481,16 @@ class Config:
         return self.folder / "consent" / "fhir.json"
 
     @property
+    def consent_asked(self) -> Path:
+        """How the FHIR server answered last."""
+        return self.folder / "consent" / "asked.json"
+
+    @property
+    def consent_kept_list(self) -> Path:
+        """The last good reading of the opt-out list."""
+        return self.folder / "consent" / "opt_out.csv"
+
+    @property
     def consent_known(self) -> Path:
         """The decisions that the silo's log knows."""
         return self.folder / "consent" / "known.json"

@@ -29,6 +29,7 @@ from silo_node.config import Config
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
 from silo_node.evidence.egress_log import EgressLog
 from silo_node.pin import Pin
+from silo_node.service import silence
 from silo_node.service.backoff import Backoff
 from silo_node.steward.reasons import plain
 
@@ -61,11 +62,19 @@ class Answer:
 class Egress:
     """A connection to the portal that stays open; one for the poll, one for the work.
 
-    Safe to use from several threads. `stop` ends pauses between tries.
+    Safe to use from several threads. `stop` ends pauses between tries. probed: whether a network that goes silent while an
+    answer is waited for ends the wait (silence.py).
     """
 
     def __init__(
-        self, config: Config, key: SigningKey, pin: Pin | None, log: EgressLog, *, stop: threading.Event | None = None
+        self,
+        config: Config,
+        key: SigningKey,
+        pin: Pin | None,
+        log: EgressLog,
+        *,
+        stop: threading.Event | None = None,
+        probed: bool = False,
     ) -> None:
         self._base = config.portal
         self._key = key
@@ -73,6 +82,7 @@ class Egress:
         self._log = log
         self._stop = stop or threading.Event()
         self._config = config
+        self._extensions = {"trace": silence.heard} if probed else {}
         self._copies = config.folder / "sent" if config.settings.keep_copies else None
         self._client = httpx.Client(
             verify=_authorities(config),
@@ -178,7 +188,9 @@ class Egress:
         url = f"{self._base}{path}?{query}" if query else self._base + path
         try:
             limits = httpx.Timeout(timeout + wait, connect=min(timeout, 10.0))
-            with self._client.stream(method, url, content=body or None, headers=headers, timeout=limits) as response:
+            with self._client.stream(
+                method, url, content=body or None, headers=headers, timeout=limits, extensions=self._extensions
+            ) as response:
                 content = _read(response)
         except httpx.HTTPError as error:
             raise _unreachable(self._base, error) from error

@@ -56,9 +56,9 @@ class Node:
         organisation = self.pin.organisation if self.pin is not None else ""
         return EvidenceLog(self.config.folder, self.keys, silo=self.config.name, organisation=organisation)
 
-    def connection(self) -> Egress:
-        """Another connection to the portal (the poll has its own)."""
-        return Egress(self.config, self.keys.silo, self.pin, self.egress_log, stop=self.stop)
+    def connection(self, *, probed: bool = False) -> Egress:
+        """Another connection to the portal (the poll has its own, which is probed)."""
+        return Egress(self.config, self.keys.silo, self.pin, self.egress_log, stop=self.stop, probed=probed)
 
     def close(self) -> None:
         """Close what was opened."""

@@ -24,7 +24,7 @@ def load(config: Config, now: datetime) -> OptOut | None:
 
     Raises: Refused with the reader's code (OPT_OUT_..) or OPT_OUT_STALE.
     """
-    kept = config.folder / "consent" / "opt_out.csv"
+    kept = config.consent_kept_list
     path = config.opt_out
     if path is None:
         if not kept.exists():

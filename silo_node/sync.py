@@ -112,11 +112,14 @@ class Sync:
         try:
             self._supervisor.start()
             software.note(self.node)
-            poller, results = Poller(self.node, self._events), Results(self.node, self._events)
             watch = Watch(self.node, self._status, self._supervisor.page_problem)
+            poller = Poller(self.node, self._events, failed=watch.poll_failed)
+            results = Results(self.node, self._events)
             for name, target in (
                 ("watch-here", watch.here),
                 ("watch-portal", watch.portal),
+                ("watch-sources", watch.sources),
+                ("watch-consents", watch.consent_server),
                 ("poll", poller.run),
                 ("results", results.run),
                 ("heart", self._heart.run),

@@ -5,6 +5,7 @@ that is away for an hour does not stop the research, one that is away longer tha
 
     FOLDER/consent/imported.json   what `silo consent import` put in place; the source where [consent] names none
     FOLDER/consent/fhir.json       the last good reading
+    FOLDER/consent/asked.json      how the FHIR server answered last (asked.py)
     FOLDER/consent/known.json      patient -> code of the last decision that the silo's log knows (changes.py)
 """
 
@@ -120,11 +121,25 @@ def usable(registry: Registry) -> None:
             "use `silo consent import`; or sign a policy with opt-out that names its legal basis.",
         )
     if registry.default and registry.unassigned:
-        raise Refused(
-            "CONSENT_UNASSIGNED",
-            "Some consents can't be assigned to a patient of the images, and with opt-out each may be an objection: correct "
-            "identifier_system or map in [consent] (`silo consent status`).",
-        )
+        raise unassigned_consents()
+
+
+def unassigned_consents() -> Refused:
+    """Where a patient without a record takes part."""
+    return Refused(
+        "CONSENT_UNASSIGNED",
+        "Some consents can't be assigned to a patient of the images, and with opt-out each may be an objection: correct "
+        "identifier_system or map in [consent] (`silo consent status`).",
+    )
+
+
+def no_source_any_more() -> SiloError:
+    """A source that was there is not named any more."""
+    return SiloError(
+        "CONSENT_MISSING",
+        "Consents were read before, and silo.toml names no source of them any more: set [consent] again, or remove "
+        "consent/fhir.json from the silo's folder.",
+    )
 
 
 def assign(found: Found, patients: Patients) -> tuple[dict[str, tuple[ConsentRecord, ...]], int]:
@@ -165,9 +180,15 @@ def fetch(config: Config) -> Found | None:
     """What the source says now; None where there is none. Raises: ConsentError, UsageError."""
     settings = config.settings.consent
     if settings.source == "server":
-        from silo_node.consent import server
+        from silo_node.consent import asked, server
 
-        return server.search(settings.url, token=_token(config), ca_bundle=config.ca_bundle)
+        try:
+            found = sources.whole(server.search(settings.url, token=token(config), ca_bundle=config.ca_bundle))
+        except SiloError as error:
+            asked.note(config, error)
+            raise
+        asked.note(config, None)
+        return found
     path = config.consent_path
     return None if path is None else sources.read(path)
 
@@ -182,14 +203,7 @@ def _load(config: Config, now: datetime) -> tuple[Found | None, datetime]:
     if found is None:
         if not config.consent_kept.exists():
             return None, now
-        return _kept(
-            config,
-            SiloError(
-                "CONSENT_MISSING",
-                "Consents were read before, and silo.toml names no source of them any more: set [consent] again, or remove "
-                "consent/fhir.json from the silo's folder.",
-            ),
-        )
+        return _kept(config, no_source_any_more())
     packed = found.packed()
     if config.consent_kept.exists() and config.consent_kept.read_bytes() == packed:
         # The time of the last good reading is the file's own time.
@@ -214,7 +228,8 @@ def _kept(config: Config, reason: SiloError) -> tuple[Found, datetime]:
     return sources.whole(sources.read(config.consent_kept)), datetime.fromtimestamp(read_at, UTC)
 
 
-def _token(config: Config) -> str | None:
+def token(config: Config) -> str | None:
+    """What the server is sent as Bearer token. Raises: UsageError CONSENT_TOKEN."""
     path = config.consent_token
     if path is None:
         return None

@@ -23,10 +23,11 @@ SECONDS: Final = 600.0
 _PATIENCE: Final = httpx.Timeout(30.0, connect=10.0)
 
 
-def search(url: str, *, token: str | None, ca_bundle: Path | None) -> Found:
+def search(url: str, *, token: str | None, ca_bundle: Path | None, pages: int | None = None) -> Found:
     """All that the search `url` finds.
 
-    Parameters: token: sent as Bearer, None for none. ca_bundle: PEM file, None for the system's authorities.
+    Parameters: token: sent as Bearer, None for none. ca_bundle: PEM file, None for the system's authorities. pages: after
+    how many to end, None for all: half an answer is for looking only whether there is one.
     Raises: ConsentError CONSENT_SERVER, whose sentence names neither address nor content.
     """
     headers = {"Accept": "application/fhir+json"}
@@ -45,7 +46,7 @@ def search(url: str, *, token: str | None, ca_bundle: Path | None) -> Found:
     with httpx.Client(
         headers=headers, verify=verify, timeout=_PATIENCE, trust_env=False, follow_redirects=False
     ) as client:
-        while at is not None:
+        while at is not None and len(seen) != pages:
             if at in seen or len(seen) >= MAX_PAGES:
                 raise _fault("its pages go round in a circle, or there are too many of them")
             seen.add(at)

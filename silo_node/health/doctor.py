@@ -377,26 +377,39 @@ def pacs(config: Config) -> Iterable[Check]:
 
 
 def consent(config: Config) -> Iterable[Check]:
-    """The opt-out list and the consents can be read, and were read lately."""
-    from silo_node.consent import registry
+    """The opt-out list and the consents can be read, now; where not, how long the last good reading stands in for them."""
+    from silo_node.consent import asked, looking, registry
 
     now, name = datetime.now(UTC), "consent"
+    faults = looking.faults(config, asked.first_page)
+    if faults:
+        wrong = _from(name, [error for fault in faults for error in fault.said()], "")
+        ends = [fault.until for fault in faults]
+        until = min((end for end in ends if end is not None), default=None)
+        if until is None or None in ends:
+            yield wrong
+            return
+        said = f"{wrong.found} Until {until:%Y-%m-%d %H:%M} UTC rounds go on with what was read last."
+        yield Check(name, WARN, said, wrong.do)
+        return
+    if config.settings.consent.source == "server":
+        before = asked.last(config)
+        if before is None:
+            yield Check(name, OK, "The FHIR server answers with consents, and an opt-out list can be read.")
+            return
+        said = f"The FHIR server answers now; when it was last to be read to its end: {before.sentence}"
+        yield Check(name, WARN, said, what_to_do(before.code))
+        return
     try:
         policy = documents.load_policy(config, documents.load_trust(config), now=now)[1]
     except SiloError:
         policy = None
-    found = registry.load(config, now, registry.default_of(policy))
     try:
-        registry.usable(found)
+        registry.usable(registry.load(config, now, registry.default_of(policy)))
     except SiloError as error:
         # A hospital whose studies open no image needs none.
         state = WARN if error.code == "CONSENT_NO_SOURCE" else FAIL
         yield Check(name, state, error.sentence, what_to_do(error.code))
-        return
-    read_at = min(found.loaded_at, found.opt_out.loaded_at if found.opt_out is not None else now)
-    if now - read_at > timedelta(minutes=5):
-        said = f"The source can't be read now; what was read at {read_at:%Y-%m-%d %H:%M} UTC is used for at most a day."
-        yield Check(name, WARN, said, "Bring the opt-out list or the consents back to where silo.toml says.")
         return
     yield Check(name, OK, "Who may not be used can be read.")
 

@@ -163,12 +163,26 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     # --- consent
     (_OPT_OUT, ("OPT_OUT_MALFORMED", "OPT_OUT_COLUMN", "OPT_OUT_UNREADABLE", "OPT_OUT_DATE", "OPT_OUT_EMPTY")),
     ("Bring the list back to where silo.toml says, and check who writes it.", ("OPT_OUT_MISSING", "OPT_OUT_STALE")),
+    (
+        "Bring the list back to where silo.toml says before the time that is named; until then rounds go on with what was read.",
+        ("OPT_OUT_STALE_SOON",),
+    ),
+    (
+        "Bring the source of the consents back before the time that is named; until then rounds go on with what was read. "
+        "`silo consent status` reads it at once.",
+        ("CONSENT_STALE_SOON",),
+    ),
+    (
+        "Check that the FHIR server runs, that this machine may reach it, and url and token_file in [consent]: `silo consent "
+        "status` asks it at once. It is asked again each minute.",
+        ("CONSENT_SERVER",),
+    ),
     ("Keep one list with everybody in it, or name the one that counts in silo.toml as `opt_out`.", ("OPT_OUT_SEVERAL",)),
     (
         "Correct [consent] in silo.toml, or bring the source back: `silo consent status` reads it at once and says what "
         "it found. No round runs on a reading that is too old.",
         (
-            *("CONSENT_MISSING", "CONSENT_MALFORMED", "CONSENT_SERVER", "CONSENT_STALE", "CONSENT_TOKEN"),
+            *("CONSENT_MISSING", "CONSENT_MALFORMED", "CONSENT_STALE", "CONSENT_TOKEN"),
             *("CONSENT_UNASSIGNED", "CONSENT_MAP_MISSING", "CONSENT_MAP_MALFORMED", "CONSENT_MAP_UNREADABLE"),
             *("CONSENT_NOT_READ",),
         ),

@@ -28,9 +28,15 @@ from silo_node.steward import documents, pauses
 
 PROBLEMS = 20
 """Of those about studies, the newest that are kept."""
-PORTAL, WAY, HERE = "portal", "way", "here"
-"""What a problem is about where it is no study: what the portal said, the way to it, this machine."""
-PASSING = frozenset({"CLOCK_SKEW", "PORTAL_UNREACHABLE", "PROXY_REFUSES", "ANSWER_NOT_GENUINE", "BROKER"})
+PORTAL, WAY, HERE, SOURCES = "portal", "way", "here", "sources"
+"""What a problem is about where it is no study: what the portal said, the way to it, this machine, and where the consents
+and the images come from."""
+AROUND = (PORTAL, WAY, HERE, SOURCES)
+OF_THE_WAY = frozenset(
+    {"CLOCK_SKEW", "PORTAL_UNREACHABLE", "PROXY_REFUSES", "PORTAL_CERTIFICATE", "ANSWER_NOT_GENUINE"}
+)
+"""What no request gets through, and what is over when one does."""
+PASSING = OF_THE_WAY - {"PORTAL_CERTIFICATE"} | {"BROKER"}
 """Their sentences differ a little each time (a clock's time, a kind of error), and mean the same."""
 EVERY = 1.0
 """Seconds between two writes that only note the time of the last contact."""
@@ -102,7 +108,7 @@ class Live:
         """Note a problem; one that is there already is counted. Returns whether it is a new one."""
         with self._lock:
             new = self._note(about, code, sentence)
-            events = [key for key in self._problems if key[0] not in (PORTAL, WAY, HERE)]
+            events = [key for key in self._problems if key[0] not in AROUND]
             self._drop(events[:-PROBLEMS])
             self._write()
             return new
@@ -131,6 +137,12 @@ class Live:
             self._drop(over)
             if over:
                 self._write()
+
+    def over_with_way(self) -> None:
+        """The way to the portal was not open and is again: whatever found it closed meanwhile is over too."""
+        with self._lock:
+            self._drop([key for key in self._problems if key[0] == PORTAL and key[1] in OF_THE_WAY])
+            self._write()
 
     def _note(self, about: str, code: str, sentence: str) -> bool:
         key, at = _key(about, code, sentence), now_text()
@@ -179,7 +191,7 @@ def report(config: Config) -> dict[str, Any]:
     live = read_json(config.folder / "status.json") or {"state": "never started", "problems": []}
     running = runs(config.folder)
     # What a silo that ended said about its surroundings is old; what it said about studies still stands.
-    problems = [each for each in live.get("problems", []) if running or each.get("about") not in (PORTAL, WAY, HERE)]
+    problems = [each for each in live.get("problems", []) if running or each.get("about") not in AROUND]
     if not running and live["state"] not in ("stopped", "never started"):
         live["state"] = "not running"
         problems.append(
@@ -230,7 +242,9 @@ def report(config: Config) -> dict[str, Any]:
         as_problem(each["code"], each["sentence"], about=HERE, at=each["time"]) for each in pacs.problems(value["pacs"])
     ]
     # The running silo's own comes first: it knows since when.
-    value["problems"] = list({(each["code"], each["sentence"]): each for each in reversed(problems)}.values())[::-1]
+    value["problems"] = list({_key("", each["code"], each["sentence"]): each for each in reversed(problems)}.values())[
+        ::-1
+    ]
     return value
 
 

@@ -47,12 +47,15 @@ def start(name: str, target: Callable[[], None], events: Events) -> None:
 
 
 class Poller:
-    """The long poll, on a connection of its own."""
+    """The long poll, on a connection of its own. failed: told of each fault of the way, at once."""
 
-    def __init__(self, node: Node, events: Events) -> None:
+    def __init__(
+        self, node: Node, events: Events, *, failed: Callable[[PortalError], None] = lambda error: None
+    ) -> None:
         self._node = node
         self._events = events
-        self._egress: Egress = node.connection()
+        self._failed = failed
+        self._egress: Egress = node.connection(probed=True)
 
     def run(self) -> None:
         """Until the silo stops."""
@@ -70,6 +73,8 @@ class Poller:
                 return
             except (PortalError, PortalRefused, DiskFull) as error:
                 self._events.put(("problem", error))
+                if isinstance(error, PortalError):
+                    self._failed(error)
                 # Whatever was missed meanwhile comes whole with the next answer.
                 version = None
                 self._node.stop.wait(pauses.pause())

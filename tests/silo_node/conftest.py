@@ -94,11 +94,11 @@ class SiloUnderTest:
             **more,
         )
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """`silo run` in the background."""
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """`silo run` in the background. command: another module that runs it, with its arguments."""
         log = (self.folder / "run.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "silo_node.cli", "run", str(self.folder)],
+            [sys.executable, "-m", *(command or ("silo_node.cli", "run", str(self.folder)))],
             cwd=ROOT,
             stdout=log,
             stderr=log,

@@ -7,7 +7,11 @@ as it is, over sockets.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +48,8 @@ ORDER = ("keys", "row", "bundles", "ready", "update", "list", "sketch", "second"
 AFTER_LIST = ORDER[ORDER.index("sketch") :]
 SUM_TYPE = "application/vnd.consilium.round.sum+json"
 CHUNK = 4 << 20
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+"""Of Linux; the module `socket` has no names for them."""
 
 
 class MemoryTiles:
@@ -456,10 +462,9 @@ class PortalDouble:
         self.version = 0
         self.condition = threading.Condition(threading.RLock())
         self.log_append({"type": "log.genesis"})
-        handler = type("Handler", (_Handler,), {"double": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.open: set[socket.socket] = set()
+        """Connections of the silo."""
+        self._serve(0)
 
     @property
     def address(self) -> str:
@@ -468,6 +473,40 @@ class PortalDouble:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+    def _serve(self, port: int) -> None:
+        handler = type("Handler", (_Handler,), {"double": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    def die(self) -> None:
+        """As killed: the kernel cuts every connection and refuses new ones."""
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self.close()
+        for each in list(self.open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def live(self) -> None:
+        """Started again, at the same address."""
+        self._serve(self.server.server_address[1])
+
+    def deaf(self) -> None:
+        """The network towards the portal loses every packet, and says nothing: no connection is cut or refused."""
+        # A filter of one BPF instruction, "return 0": the kernel takes none of the socket's packets, not even to answer.
+        drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(drop))
+        for each in (self.server.socket, *list(self.open)):
+            each.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+    def hear(self) -> None:
+        """The network is back."""
+        for each in (self.server.socket, *list(self.open)):
+            with contextlib.suppress(OSError):
+                each.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     # --- study -------------------------------------------------------------------------------------------------------
 
@@ -651,6 +690,13 @@ class PortalDouble:
         self.note = sign_checkpoint(Checkpoint(self.log_key.origin, self.log_size, root), self.log_key)
         return self.log_size - 1
 
+    def rewrite_log(self) -> None:
+        """Another history of the same length, signed by the same key: its first entry says something else."""
+        self.entries = [canonical.encode({"type": "log.genesis", "data": {"told": "otherwise"}}), *self.entries[1:]]
+        self.tiles = MemoryTiles()
+        self.log_size, root = append(self.tiles, 0, self.entries)
+        self.note = sign_checkpoint(Checkpoint(self.log_key.origin, self.log_size, root), self.log_key)
+
     def proof(self) -> str:
         hashes = inclusion_from_tiles(self.tiles, self.approval_index, self.log_size)
         return make_proof(self.approval_index, hashes, self.note)
@@ -769,6 +815,11 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(6, 1, 1)  # TCP_NODELAY
+        self.double.open.add(self.connection)
+
+    def finish(self) -> None:
+        self.double.open.discard(self.connection)
+        super().finish()
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from silo_node.errors import PortalUnreachable
+from silo_node.health.watching import AGAIN
 from silo_node.service import listeners
 from silo_node.service.backoff import LEAST_SHARE, Backoff
 from silo_node.service.listeners import FIRST_PAUSE, LONGEST_PAUSE, Poller
@@ -44,6 +45,19 @@ def test_a_thousand_silos_do_not_come_back_in_one_second(outage):
         arrivals[int(now - outage)] += 1
     assert max(arrivals.values()) < 120
     assert max(arrivals) <= LONGEST_PAUSE
+
+
+@pytest.mark.parametrize("outage", [60.0, 600.0, 86_400.0])
+def test_what_the_silos_status_says_is_over_within_ten_seconds_without_a_rush(outage):
+    """The looks of `Watch`: one small file, of which a thousand silos asked for 400 a second all the time before."""
+    arrivals: Counter[int] = Counter()
+    for silo in range(1000):
+        backoff, now = Backoff(*AGAIN, random.Random(silo)), 0.0
+        while now < outage:
+            now += backoff.pause()
+        arrivals[int(now - outage)] += 1
+    assert max(arrivals.values()) < 240
+    assert max(arrivals) <= AGAIN[1]
 
 
 def test_the_poll_waits_longer_each_time_and_starts_afresh_when_the_portal_is_back(ready, monkeypatch):

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import resource
+import struct
+import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,12 +20,16 @@ import psutil
 import pytest
 
 from protocol.approval import ApprovalLimits, sign_statement
-from protocol.transparency.note import Checkpoint, sign_checkpoint
+from silo_node.errors import PortalUnreachable
+from silo_node.health.status import WAY, Live
+from silo_node.health.watching import BEHIND_PROXY, PORTAL_TIMEOUT
 from silo_node.steward import approvals, documents
 from tests.silo_node import faults
 from tests.silo_node.conftest import PASSPHRASE
 
 SECONDS = 5.0
+IDLE_SECONDS, IDLE_REQUESTS = 30.0, 3
+"""Two polls of 25 seconds and one look may begin in that time; every 2.5 seconds a look were 12."""
 
 
 def problems(silo):
@@ -34,7 +41,10 @@ def told(silo, code, planted):
     """The problem, which status.json must have within five seconds of `planted`, and `silo status` too."""
     found = silo.until(lambda: problems(silo).get(code), seconds=SECONDS - (time.monotonic() - planted))
     shown = {each["code"]: each for each in silo.status()["problems"]}[code]
-    assert (shown["do"], shown["since"]) == (found["do"], found["since"]) and len(found["do"]) > 20
+    assert shown["do"] == found["do"] and len(found["do"]) > 20
+    # The running silo knows since when. (Two of its threads may have met the same fault.)
+    file = json.loads((silo.folder / "status.json").read_text())
+    assert shown["since"] in {each["since"] for each in file["problems"] if each["code"] == code}
     return found
 
 
@@ -48,40 +58,67 @@ def running(silo):
     return started(silo)
 
 
-def started(silo):
-    """With the long poll as long as it is in a hospital: it alone would notice a fault too late."""
+def started(silo, *command):
+    """With the long poll as long as it is in a hospital: it alone would notice a fault too late. command: see `start`."""
     path = silo.folder / "silo.toml"
     path.write_text(path.read_text().replace("poll = 5", "poll = 25"))
-    silo.start()
+    silo.start(*command)
     path = silo.folder / "status.json"
     silo.until(lambda: path.exists() and json.loads(path.read_text())["state"] == "idle")
     assert problems(silo) == {}
     return silo
 
 
+def test_a_silo_with_nothing_to_do_asks_the_portal_for_little(running, portal):
+    """A thousand of them would be a load."""
+    before = len(portal.received)
+    # Nothing tells that nothing happens: the time has to pass.
+    time.sleep(IDLE_SECONDS)
+    asked = Counter(each.path.rsplit("/", 1)[1] for each in portal.received[before:])
+    assert 1 <= asked.total() <= IDLE_REQUESTS, asked
+
+
 def test_status_says_that_the_portal_is_down_and_takes_it_back(running, portal):
     planted = time.monotonic()
-    portal.fault = lambda method, path: 0
+    portal.die()
     assert portal.address in told(running, "PORTAL_UNREACHABLE", planted)["sentence"]
-    portal.fault = lambda method, path: None
+    portal.live()
     over(running, "PORTAL_UNREACHABLE")
 
 
-def test_status_says_that_the_portal_is_silent_although_a_long_poll_is_open(running, portal, monkeypatch):
-    """A network that swallows everything: no connection is cut, no answer comes."""
-    real = portal.answer
-
-    def silent(method, path, *more):
-        if path.endswith("/checkpoint"):
-            time.sleep(4)
-        return real(method, path, *more)
-
+def test_status_says_that_the_network_is_silent_although_a_long_poll_is_open(running, portal):
+    """No connection is cut, no answer comes, and the silo has nothing to send that could get lost."""
+    running.until(lambda: portal.received[-1].path.endswith("/assignments"))
     planted = time.monotonic()
-    monkeypatch.setattr(portal, "answer", silent)
-    assert "Timeout" in told(running, "PORTAL_UNREACHABLE", planted)["sentence"]
+    portal.deaf()
+    told(running, "PORTAL_UNREACHABLE", planted)
+    portal.hear()
+    over(running, "PORTAL_UNREACHABLE")
 
 
-def test_status_says_that_the_proxy_refuses(silo, portal, tmp_path, monkeypatch):
+def test_a_portal_that_comes_back_is_seen_within_seconds_whatever_the_poll_waits_for(running, portal):
+    """After a longer outage the poll's pause is up to 30 seconds; the look's is not."""
+    portal.die()
+    told(running, "PORTAL_UNREACHABLE", time.monotonic())
+    running.until(lambda: problems(running)["PORTAL_UNREACHABLE"]["times"] >= 5, seconds=40)
+    portal.live()
+    running.until(lambda: problems(running) == {}, seconds=12)
+
+
+def test_what_the_way_explains_is_over_with_it_and_nothing_else(silo):
+    """The poll may wait for half a minute more before it finds out by itself."""
+    live = Live(silo.config)
+    live.now(WAY, [PortalUnreachable("no answer")])
+    live.problem("PORTAL_UNREACHABLE", "no answer to the poll")
+    live.problem("SILO_PENDING", "not confirmed yet")
+    live.over_with_way()
+    live.now(WAY, [])
+    assert set(problems(silo)) == {"SILO_PENDING"}
+
+
+@pytest.fixture
+def proxied(silo, portal, tmp_path, monkeypatch):
+    """(silo, proxy): `silo run` behind a proxy, the portal behind TLS."""
     authority, pem = faults.certificate(tmp_path)
     faults.with_tls(portal.server, pem)
     proxy = faults.Proxy()
@@ -90,23 +127,49 @@ def test_status_says_that_the_proxy_refuses(silo, portal, tmp_path, monkeypatch)
         f'name = "{portal.silo}"\nportal = "{portal.address.replace("http:", "https:")}"\n'
         f'data = "{tmp_path / "data"}"\nca_bundle = "{authority}"\n'
     )
-    try:
-        started(silo)
-        planted = time.monotonic()
-        proxy.refuse(403)
-        found = told(silo, "PROXY_REFUSES", planted)
-        assert "403" in found["sentence"] and "CONNECT" in found["do"]
-        proxy.status = 200
-        over(silo, "PROXY_REFUSES")
-    finally:
-        proxy.close()
+    yield started(silo), proxy
+    proxy.close()
 
 
-def test_status_says_that_the_clock_is_off_by_ten_minutes(running, portal):
+def test_status_says_that_the_proxy_refuses(proxied):
+    silo, proxy = proxied
+    planted = time.monotonic()
+    proxy.refuse(403)
+    found = told(silo, "PROXY_REFUSES", planted)
+    assert "403" in found["sentence"] and "CONNECT" in found["do"]
+    proxy.status = 200
+    over(silo, "PROXY_REFUSES")
+
+
+def test_status_says_that_the_network_beyond_the_proxy_is_silent_later_than_else(proxied, portal):
+    """The proxy answers the probes of the long poll, and goes on doing so."""
+    silo, _ = proxied
+    portal.deaf()
+    silo.until(lambda: problems(silo).get("PORTAL_UNREACHABLE"), seconds=BEHIND_PROXY + PORTAL_TIMEOUT + 2)
+    portal.hear()
+    over(silo, "PORTAL_UNREACHABLE")
+
+
+def test_status_says_that_the_clock_is_off_by_ten_minutes(silo, portal, tmp_path):
+    """This machine's clock is set while all is quiet: nothing of the portal's comes to show it."""
+    offset = tmp_path / "offset"
+    offset.write_bytes(struct.pack("<d", 0.0))
+    started(silo, "tests.silo_node.silo_clock", str(silo.folder), str(offset), "1")
+    planted = time.monotonic()
+    with offset.open("r+b") as file:
+        file.write(struct.pack("<d", 600.0))
+    sentence = told(silo, "CLOCK_SKEW", planted)["sentence"]
+    assert sentence.count("UTC") == 2 or sentence.count(":") > 3, "both times are named"
+    with offset.open("r+b") as file:
+        file.write(struct.pack("<d", 0.0))
+    over(silo, "CLOCK_SKEW")
+
+
+def test_status_says_that_the_portal_has_another_time_with_its_next_answer(running, portal):
     planted = time.monotonic()
     portal.clock_shift = 600.0
-    sentence = told(running, "CLOCK_SKEW", planted)["sentence"]
-    assert sentence.count("UTC") == 2 or sentence.count(":") > 3, "both times are named"
+    portal.changed()
+    told(running, "CLOCK_SKEW", planted)
     portal.clock_shift = 0.0
     over(running, "CLOCK_SKEW")
 
@@ -212,12 +275,14 @@ def test_status_says_that_an_approval_expired(silo, portal):
     over(silo, "APPROVAL_EXPIRED")
 
 
-def test_status_says_that_the_portal_shows_two_logs_and_keeps_the_proof(running, portal):
-    """Two checkpoints of one size, both signed by the pinned log key, with different roots."""
+def test_status_says_that_the_portal_came_back_with_another_log_and_keeps_the_proof(running, portal):
+    """As one whose database was restored, or replaced."""
     running.until(lambda: (running.folder / "portal_log.json").exists())
-    planted = time.monotonic()
     first = portal.note
-    portal.note = sign_checkpoint(Checkpoint(portal.log_key.origin, portal.log_size, bytes(32)), portal.log_key)
+    portal.die()
+    portal.rewrite_log()
+    planted = time.monotonic()
+    portal.live()
     found = told(running, "LOG_FORKED", planted)
     assert "auditor" in found["do"]
     [kept] = running.folder.glob("log-fork-*.json")
@@ -225,6 +290,17 @@ def test_status_says_that_the_portal_shows_two_logs_and_keeps_the_proof(running,
     portal.note = first  # what was seen stays seen
     time_of_looks = problems(running)["LOG_FORKED"]["times"]
     running.until(lambda: problems(running).get("LOG_FORKED", {}).get("times", 0) > time_of_looks + 2)
+
+
+def test_status_says_that_a_round_was_announced_with_the_proof_of_another_log(ready, portal):
+    """The other way that a checkpoint comes: no look at the portal is due."""
+    started(ready)
+    ready.until(lambda: (ready.folder / "portal_log.json").exists())
+    portal.rewrite_log()
+    before, planted = len(portal.received), time.monotonic()
+    portal.begin()
+    told(ready, "LOG_FORKED", planted)
+    assert not [each for each in portal.received[before:] if each.path.endswith("/checkpoint")]
 
 
 def test_status_says_that_the_silo_was_killed(running):
@@ -251,7 +327,5 @@ def test_status_needs_no_network_and_no_heavy_library(silo):
     assert done.returncode == 0
     heavy = "print([m for m in ('torch', 'pydicom') if m in sys.modules])"
     code = f"import sys, silo_node.health.status, silo_node.health.local_checks; {heavy}"
-    import subprocess
-
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert loaded.stdout.strip() == "[]"

@@ -351,7 +351,9 @@ def reference(found: list[dict[str, Any]], opt_out: bool, default: bool) -> bool
         return False
     said = [path for path in paths(body["provision"]) if speaks(path)]
     # The deepest levels that speak are the exceptions; those above them no longer count.
-    deepest = [path for path in said if not any(other[: len(path)] == path and other is not path for other in said)]
+    deepest = [
+        path for path in said if not any(other[: len(path)] == path and len(other) > len(path) for other in said)
+    ]
     if not deepest or any(path[-1]["type"] == "deny" for path in deepest):
         return False
     return any(all(map(covers, path)) for path in deepest)
