@@ -21,6 +21,7 @@ from protocol.data_use.document import parse_time
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError, UsageError, is_disk_full
 from silo_node.evidence import portal_log
+from silo_node.pacs import tls
 from silo_node.steward import documents
 
 Found = list[SiloError]
@@ -158,6 +159,14 @@ def log_conflict(config: Config) -> Found:
     return [caught] if caught is not None else []
 
 
+def receiver_certificate(config: Config) -> Found:
+    """Whether the receiver's certificate can be used, where it has one: also one that ends while the receiver runs."""
+    settings = config.settings.receiver
+    if settings is not None and settings.tls_cert:
+        tls.load(config, settings)
+    return []
+
+
 def rights(config: Config) -> Found:
     """The folder and its keys belong to this user, and nobody else can read the keys."""
     found: Found = []
@@ -184,7 +193,9 @@ class Here:
     """All that the running silo and `silo status` look at; an error of one look never hides the others."""
 
     def __init__(self) -> None:
-        self.looks: tuple[Callable[[Config], Found], ...] = (disk, emptied, Labels(), policy, approvals, log_conflict)
+        self.looks: tuple[Callable[[Config], Found], ...] = (
+            *(disk, emptied, Labels(), policy, approvals, log_conflict, receiver_certificate),
+        )
 
     def __call__(self, config: Config) -> Found:
         """Everything that is wrong here now."""
