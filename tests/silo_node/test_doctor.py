@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -397,3 +398,26 @@ def test_a_receiver_that_could_not_listen_is_named(silo):
     found = {"code": "RECEIVER_PORT", "sentence": "The port is in use.", "time": "2026-01-01T00:00:00+00:00"}
     write_json(silo.folder / "receiver.json", found)
     failing(silo, "PACS", "The port is in use.", "free port")
+
+
+@pytest.mark.parametrize(("days", "state"), [(90, "ok"), (20, "warn"), (-1, "fail")])
+def test_a_receivers_certificate_that_ends(silo, tmp_path, days, state):
+    _, pem = faults.certificate(tmp_path, days=days)
+    pem.chmod(0o600)
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(RECEIVER.replace("[[", f'tls_cert = "{pem}"\ntls_key = "{pem}"\n[['))
+    check = examined(silo)["receiver certificate"]
+    assert check.state == state and f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in check.found
+
+
+def test_a_receiver_that_runs_and_does_not_listen(silo):
+    port = closed_port()
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(RECEIVER.replace("11112", str(port)).replace("[[", 'host = "0.0.0.0"\n[['))
+    assert examined(silo)["receiver port"].state == doctor.SKIPPED, "the silo does not run"
+    silo.start()
+    silo.until(lambda: examined(silo)["receiver port"].state == doctor.OK)
+    worker = (silo.folder / "receiver.json").read_text()
+    os.kill(json.loads(worker)["pid"], signal.SIGSTOP)
+    os.kill(json.loads(worker)["pid"], signal.SIGKILL)
+    failing(silo, "receiver port", str(port), "worker-receiver.log")
