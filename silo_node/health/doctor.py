@@ -80,7 +80,7 @@ def examine(folder: Path) -> list[Check]:
     checks = [Check("settings", OK, f"{config.folder / 'silo.toml'} can be read.")]
     for group, thread in zip(groups, threads, strict=True):
         thread.join(max(0.0, end - time.monotonic()))
-        checks += found.get(group.__name__) or [_unended(group.__name__)]
+        checks += found[group.__name__] if group.__name__ in found else [_unended(group.__name__)]
     return checks
 
 

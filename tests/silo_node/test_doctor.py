@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ import pytest
 from protocol.signing import SigningKey
 from silo_node.files import write_json
 from silo_node.health import doctor
+from silo_node.node import FolderLock
 from tests.silo_node import faults
 
 
@@ -415,9 +415,20 @@ def test_a_receiver_that_runs_and_does_not_listen(silo):
     with (silo.folder / "silo.toml").open("a") as file:
         file.write(RECEIVER.replace("11112", str(port)).replace("[[", 'host = "0.0.0.0"\n[['))
     assert examined(silo)["receiver port"].state == doctor.SKIPPED, "the silo does not run"
-    silo.start()
-    silo.until(lambda: examined(silo)["receiver port"].state == doctor.OK)
-    worker = (silo.folder / "receiver.json").read_text()
-    os.kill(json.loads(worker)["pid"], signal.SIGSTOP)
-    os.kill(json.loads(worker)["pid"], signal.SIGKILL)
+    lock = FolderLock(silo.folder)
     failing(silo, "receiver port", str(port), "worker-receiver.log")
+    with socket.create_server(("127.0.0.1", port)):
+        assert examined(silo)["receiver port"].state == doctor.OK
+    lock.release()
+
+
+def test_a_receiver_of_silo_run_listens_with_its_certificate(silo, tmp_path):
+    _, pem = faults.certificate(tmp_path, days=90)
+    pem.chmod(0o600)
+    with (silo.folder / "silo.toml").open("a") as file:
+        tls = f'tls_cert = "{pem}"\ntls_key = "{pem}"\n'
+        file.write(RECEIVER.replace("11112", str(closed_port())).replace("[[", tls + "[["))
+    silo.start()
+    silo.until((silo.folder / "receiver.json").exists, 40)
+    check = examined(silo)["receiver port"]
+    assert check.state == doctor.OK and "TLS only" in check.found
