@@ -15,7 +15,7 @@
 | [limits] ...                  |                                | time limits, see `Limits`                                |
 | [page] host, port, name, off, tls_cert, tls_key | SILO_PAGE_PORT, SILO_PAGE_OFF | the node's own page, see `Page` |
 | [dicomweb] url, query, ...    |                                | images asked from the PACS, see `DicomWeb`               |
-| [receiver] port, peers, ...   |                                | images sent by the PACS (C-STORE), see `Receiver`        |
+| [receiver] port, peers, tls_cert, ... |                        | images sent by the PACS (C-STORE), see `Receiver`        |
 
 The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
 """
@@ -309,7 +309,11 @@ class Peer(_Strict):
 
 
 class Receiver(_Strict):
-    """The C-STORE receiver, off unless this table is there. host: the address it listens on."""
+    """The C-STORE receiver, off unless this table is there. host: the address it listens on.
+
+    tls_cert, tls_key: PEM files, absolute or relative to the silo's folder; with them nothing but TLS is spoken.
+    tls_ca: PEM file of authorities; a peer must then show a certificate that one of them signed.
+    """
 
     port: Annotated[int, Field(ge=1, le=65535)]
     ae_title: AeTitle
@@ -320,6 +324,17 @@ class Receiver(_Strict):
     max_associations: Annotated[int, Field(ge=1, le=64)] = 4
     free_mb: Annotated[int, Field(ge=0)] = 1000
     """Free space, in MB, that is left on the disk of the inbox."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Receiver:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key: both, or none")
+        if self.tls_ca and not self.tls_cert:
+            raise ValueError("tls_ca: needs tls_cert and tls_key")
+        return self
 
 
 class LabelSource(_Strict):

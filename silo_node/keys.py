@@ -99,11 +99,11 @@ def save_new(key: SigningKey, path: Path, passphrase: bytes | None = None) -> No
         raise UsageError(str(error)) from None
 
 
-def check_mode(path: Path) -> None:
+def check_mode(path: Path, code: str = "USAGE") -> None:
     """Raises: UsageError where a key file is missing or others can read it."""
     try:
         mode = path.stat().st_mode & 0o777
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: restore it from a backup, or make a silo with `silo init`") from None
     if mode & 0o077:
-        raise UsageError(f"{path} can be read by others (mode {mode:o}): `chmod 600 {path}`")
+        raise UsageError(f"{path} can be read by others (mode {mode:o}): `chmod 600 {path}`", code)

@@ -106,6 +106,9 @@ allow_constant = false
 # port = 11112
 # ae_title = "SILO"
 # peers = [{{ae_title = "PACS", host = "10.0.0.5"}}]
+# tls_cert = "receiver.pem"
+# tls_key = "receiver.key"
+# tls_ca = "pacs-ca.pem"
 """
 
 

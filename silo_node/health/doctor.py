@@ -8,6 +8,7 @@ that the first broken link is the one that is read.
 from __future__ import annotations
 
 import re
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -66,7 +67,7 @@ def examine(folder: Path) -> list[Check]:
     except UsageError as error:
         return [Check("settings", FAIL, f"{error.sentence}.", "Correct silo.toml; `silo init` makes a new one.")]
     groups: tuple[Callable[[Config], Iterable[Check]], ...] = (
-        *(here, the_way, signed, broker, images, pacs, consent, steward, graphics_card),
+        *(here, the_way, signed, broker, images, pacs, receiver, consent, steward, graphics_card),
     )
     found: dict[str, list[Check]] = {}
     # Daemons: a drive that hangs must not keep the command from ending.
@@ -80,7 +81,7 @@ def examine(folder: Path) -> list[Check]:
     checks = [Check("settings", OK, f"{config.folder / 'silo.toml'} can be read.")]
     for group, thread in zip(groups, threads, strict=True):
         thread.join(max(0.0, end - time.monotonic()))
-        checks += found.get(group.__name__) or [_unended(group.__name__)]
+        checks += found[group.__name__] if group.__name__ in found else [_unended(group.__name__)]
     return checks
 
 
@@ -374,6 +375,38 @@ def pacs(config: Config) -> Iterable[Check]:
             return
     wrong = [SiloError(each["code"], each["sentence"]) for each in state.problems(state.report(config))]
     yield _from(name, wrong, "The last fetch and the receiver report no problem.")
+
+
+def receiver(config: Config) -> Iterable[Check]:
+    """Its certificate can be used, and does not end soon; its port takes connections."""
+    from silo_node.pacs import tls
+
+    settings = config.settings.receiver
+    if settings is None:
+        return
+    if settings.tls_cert:
+        name = "receiver certificate"
+        try:
+            _, ends = tls.load(config, settings)
+        except SiloError as error:
+            yield _from(name, [error], "")
+        else:
+            said = f"The receiver's certificate and its key can be used until {ends:%Y-%m-%d}."
+            soon = ends <= datetime.now(UTC) + SOON
+            yield Check(name, WARN, said, what_to_do("RECEIVER_CERTIFICATE_ENDS")) if soon else Check(name, OK, said)
+    # Where it listens at all addresses, this machine's own is one of them.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    name, at = "receiver port", f"{settings.host} port {settings.port}"
+    try:
+        socket.create_connection((host, settings.port), network.SECONDS).close()
+    except OSError as error:
+        said = f"The receiver does not listen at {at} ({error.strerror or type(error).__name__})."
+        if runs(config.folder):
+            yield Check(name, FAIL, said, what_to_do("RECEIVER_SILENT"))
+        else:
+            yield Check(name, SKIPPED, "The receiver is part of `silo run`, which does not run.")
+    else:
+        yield Check(name, OK, f"The receiver listens at {at}" + (", for TLS only." if settings.tls_cert else "."))
 
 
 def consent(config: Config) -> Iterable[Check]:

@@ -22,6 +22,7 @@ from silo_node import key_history
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError, UsageError, is_disk_full
 from silo_node.evidence import portal_log
+from silo_node.pacs import tls
 from silo_node.steward import documents
 
 Found = list[SiloError]
@@ -165,6 +166,14 @@ def new_key(config: Config) -> Found:
     return [waiting] if waiting is not None else []
 
 
+def receiver_certificate(config: Config) -> Found:
+    """Whether the receiver's certificate can be used, where it has one: also one that ends while the receiver runs."""
+    settings = config.settings.receiver
+    if settings is not None and settings.tls_cert:
+        tls.load(config, settings)
+    return []
+
+
 def rights(config: Config) -> Found:
     """The folder and its keys belong to this user, and nobody else can read the keys."""
     found: Found = []
@@ -192,7 +201,7 @@ class Here:
 
     def __init__(self) -> None:
         self.looks: tuple[Callable[[Config], Found], ...] = (
-            *(disk, emptied, Labels(), policy, approvals, log_conflict, new_key),
+            *(disk, emptied, Labels(), policy, approvals, log_conflict, new_key, receiver_certificate),
         )
 
     def __call__(self, config: Config) -> Found:

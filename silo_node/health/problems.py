@@ -214,6 +214,21 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "Name the PACS in silo.toml, or choose a free port for the receiver, then restart.",
         ("NO_PACS", "NO_RECEIVER", "RECEIVER_PORT"),
     ),
+    (
+        "Put a certificate and its key without a passphrase where [receiver] tls_cert and tls_key in silo.toml say (PEM files "
+        "that this user can read, the key nobody else), and authorities in force where tls_ca says: they are taken by "
+        "themselves, without a restart.",
+        ("RECEIVER_CERTIFICATE",),
+    ),
+    (
+        "Let it be renewed, and put the new certificate and key in the place of the old ones: they are taken by themselves.",
+        ("RECEIVER_CERTIFICATE_ENDS",),
+    ),
+    (
+        "Read the end of worker-receiver.log in the silo's folder; it is started again by itself. If it comes again, send "
+        "that end to the network's admin.",
+        ("RECEIVER_SILENT",),
+    ),
     # --- what stewards sign
     (
         _STEWARD,

@@ -3,6 +3,7 @@
 | what arrives                                                    | what the peer hears                                         |
 |-----------------------------------------------------------------|-------------------------------------------------------------|
 | from a host that no peer has                                    | nothing: the connection is closed                           |
+| no TLS, where a certificate is set (tls.py)                      | an alert at most; the connection is closed                  |
 | wrong calling title for that host, called title                 | the association is rejected                                 |
 | another SOP class than an image's                               | the presentation context is rejected                        |
 | an image                                                        | 0x0000, after its file has its name                         |
@@ -26,7 +27,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ from silo_node.pacs.admission import Standing
 from silo_node.pacs.book import Book
 from silo_node.pacs.errors import InstanceRefused
 from silo_node.pacs.inbox import MB, Inbox
+from silo_node.pacs.tls import Tls
 from silo_node.service import logs
 
 STATUS: Final = {"OPTED_OUT": 0xB006, "NOT_CONSENTED": 0xB006, "PACS_OTHER": 0xA900}
@@ -62,8 +64,38 @@ _config.LOG_HANDLER_LEVEL = "none"
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
+class _Listener(ThreadedAssociationServer):
+    """Asks `known` before a connection gets a thread, and `tls` in that thread, before a byte of DICOM is read.
+
+    pynetdicom's own TLS shakes hands where it accepts: one silent peer would keep all others waiting, and strangers would
+    come before the question who they are.
+    """
+
+    daemon_threads = True
+    """The end does not wait for a handshake."""
+
+    def __init__(
+        self, *arguments: Any, known: Callable[[socket.socket, tuple[Any, ...]], bool], tls: Tls | None, **named: Any
+    ) -> None:
+        self._known, self._tls = known, tls
+        super().__init__(*arguments, **named)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """In the thread that accepts."""
+        return self._known(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread."""
+        if self._tls is not None:
+            request = self._tls.secured(request, _plain(client_address[0]))
+        if request is not None:
+            # Else half a PDU, and then nothing, would keep a thread for ever.
+            request.settimeout(_SILENT)
+            super().finish_request(request, client_address)
+
+
 class Server:
-    """Listens, in threads of its own, until `stop`. Raises: UsageError (port taken, unknown host)."""
+    """Listens, in threads of its own, until `stop`. Raises: UsageError (port taken, unknown host, certificate)."""
 
     def __init__(self, config: Config) -> None:
         settings = config.settings.receiver
@@ -77,6 +109,8 @@ class Server:
         self._counts: Counter[str] = Counter()
         self._standing = Standing(config)
         self._sizes: dict[int, int] = {}
+        self._state = "listening"
+        self._tls = Tls(config, settings, self._count) if settings.tls_cert else None
         self._server = self._listen()
         self._write()
 
@@ -88,7 +122,8 @@ class Server:
     def stop(self) -> None:
         """Take nothing more; open associations are aborted."""
         self._server.ae.shutdown()
-        self._write(state="stopped")
+        self._state = "stopped"
+        self._write()
         self._book.close()
 
     def _listen(self) -> ThreadedAssociationServer:
@@ -102,9 +137,8 @@ class Server:
         contexts = [build_context(each, syntaxes) for each in _image_classes()]
         contexts.append(build_context(Verification))
         try:
-            server = ae.start_server(
+            server = ae.make_server(
                 (self._settings.host, self._settings.port),
-                block=False,
                 contexts=contexts,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._requested),
@@ -113,6 +147,9 @@ class Server:
                     (evt.EVT_CONN_CLOSE, self._closed),
                     (evt.EVT_C_STORE, self._store),
                 ],
+                server_class=_Listener,
+                known=self._known_host,
+                tls=self._tls,
             )
         except OSError as error:
             raise UsageError(
@@ -120,8 +157,9 @@ class Server:
                 "is another program there, or does the address belong to another machine?",
                 "RECEIVER_PORT",
             ) from None
-        # socketserver asks this before a connection gets a thread.
-        server.verify_request = self._known_host  # type: ignore[method-assign]
+        # As AE.start_server does, which takes no class of ours.
+        ae._servers.append(server)
+        threading.Thread(target=server.serve_forever, name="receiver", daemon=True).start()
         return server
 
     def _known_host(self, request: socket.socket, address: tuple[Any, ...]) -> bool:
@@ -187,11 +225,16 @@ class Server:
             self._counts[what] += 1
         self._write()
 
-    def _write(self, state: str = "listening") -> None:
+    def _write(self) -> None:
         """Counts for `silo status`."""
-        value = {"state": state, "pid": os.getpid(), "port": self._settings.port, "counts": dict(self._counts)}
         # Without room the images that are refused for it say so.
         with self._lock, contextlib.suppress(DiskFull):
+            value = {
+                "state": self._state,
+                "pid": os.getpid(),
+                "port": self._settings.port,
+                "counts": dict(self._counts),
+            }
             write_json(self._config.folder / "receiver.json", value, sync=False)
 
 

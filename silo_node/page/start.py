@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import socket
-import ssl
-from datetime import UTC, datetime
 from pathlib import Path
 
+from silo_node import certificates
 from silo_node.config import Config
 from silo_node.errors import UsageError
 
@@ -22,7 +21,10 @@ def check(config: Config) -> None:
     page = config.settings.page
     # 1
     if page.tls_cert:
-        _certificate(config.folder / page.tls_cert, config.folder / page.tls_key)
+        try:
+            certificates.server_context(config.folder / page.tls_cert, config.folder / page.tls_key)
+        except certificates.Unusable as error:
+            raise UsageError(f"The page's {error}", "PAGE_CERTIFICATE") from None
     # 2
     metrics_token(config)
     # 3
@@ -47,25 +49,6 @@ def metrics_token(config: Config) -> bytes | None:
             "PAGE_TOKEN",
         )
     return token.encode()
-
-
-def _certificate(cert: Path, key: Path) -> None:
-    from cryptography import x509
-
-    for path in (cert, key):
-        if not path.is_file():
-            raise UsageError(f"The page's {path} is missing or can't be reached.", "PAGE_CERTIFICATE")
-    try:
-        # A key under a passphrase is refused: nobody would be there to type it.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
-        ends = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
-    except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
-        raise UsageError(
-            f"The page's certificate {cert} with the key {key} can't be used ({why}).", "PAGE_CERTIFICATE"
-        ) from None
-    if ends <= datetime.now(UTC):
-        raise UsageError(f"The page's certificate {cert} was valid until {ends:%Y-%m-%d}.", "PAGE_CERTIFICATE")
 
 
 def _free(host: str, port: int) -> None:

@@ -84,8 +84,9 @@ class Proxy:
                         return
 
 
-def certificate(folder: Path, days: int = 1) -> tuple[Path, Path]:
-    """(authority's PEM, PEM of key and certificate for 127.0.0.1 that it signed). days: until it is over."""
+def certificate(folder: Path, days: int = 1, since: int = 9) -> tuple[Path, Path]:
+    """(authority's PEM, PEM of key and certificate for 127.0.0.1 that it signed). days: until both are over; since: days
+    for which they have been valid."""
     now = datetime.datetime.now(datetime.UTC)
 
     def name(text: str) -> x509.Name:
@@ -98,7 +99,7 @@ def certificate(folder: Path, days: int = 1) -> tuple[Path, Path]:
             .issuer_name(name(issuer))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=9))
+            .not_valid_before(now - datetime.timedelta(days=since))
             .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(

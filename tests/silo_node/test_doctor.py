@@ -14,6 +14,7 @@ import pytest
 from protocol.signing import SigningKey
 from silo_node.files import write_json
 from silo_node.health import doctor
+from silo_node.node import FolderLock
 from tests.silo_node import faults
 
 
@@ -397,3 +398,37 @@ def test_a_receiver_that_could_not_listen_is_named(silo):
     found = {"code": "RECEIVER_PORT", "sentence": "The port is in use.", "time": "2026-01-01T00:00:00+00:00"}
     write_json(silo.folder / "receiver.json", found)
     failing(silo, "PACS", "The port is in use.", "free port")
+
+
+@pytest.mark.parametrize(("days", "state"), [(90, "ok"), (20, "warn"), (-1, "fail")])
+def test_a_receivers_certificate_that_ends(silo, tmp_path, days, state):
+    _, pem = faults.certificate(tmp_path, days=days)
+    pem.chmod(0o600)
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(RECEIVER.replace("[[", f'tls_cert = "{pem}"\ntls_key = "{pem}"\n[['))
+    check = examined(silo)["receiver certificate"]
+    assert check.state == state and f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in check.found
+
+
+def test_a_receiver_that_runs_and_does_not_listen(silo):
+    port = closed_port()
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(RECEIVER.replace("11112", str(port)).replace("[[", 'host = "0.0.0.0"\n[['))
+    assert examined(silo)["receiver port"].state == doctor.SKIPPED, "the silo does not run"
+    lock = FolderLock(silo.folder)
+    failing(silo, "receiver port", str(port), "worker-receiver.log")
+    with socket.create_server(("127.0.0.1", port)):
+        assert examined(silo)["receiver port"].state == doctor.OK
+    lock.release()
+
+
+def test_a_receiver_of_silo_run_listens_with_its_certificate(silo, tmp_path):
+    _, pem = faults.certificate(tmp_path, days=90)
+    pem.chmod(0o600)
+    with (silo.folder / "silo.toml").open("a") as file:
+        tls = f'tls_cert = "{pem}"\ntls_key = "{pem}"\n'
+        file.write(RECEIVER.replace("11112", str(closed_port())).replace("[[", tls + "[["))
+    silo.start()
+    silo.until((silo.folder / "receiver.json").exists, 40)
+    check = examined(silo)["receiver port"]
+    assert check.state == doctor.OK and "TLS only" in check.found

@@ -42,3 +42,13 @@ def test_it_names_every_setting_with_its_default():
             assert {**shown[name]} == value.model_dump(mode="json"), name
         elif field.is_required() or name in ("unsafe_plain_http", "keep_copies"):
             assert shown[name] == value
+
+
+def test_the_tables_of_a_pacs_are_loaded_once_they_are_in_force():
+    _, _, tables = TEXT.partition("all their settings.\n")
+    lines = [line.removeprefix("#").strip() for line in tables.splitlines()]
+    head = 'name = "site-1"\nportal = "https://portal.example.org"\ndata = "/srv"\n'
+    values = tomllib.loads(head + "\n".join(lines))
+    values["receiver"]["peers"] = tuple(values["receiver"]["peers"])
+    found = Settings.model_validate(values).receiver
+    assert found is not None and found.tls_cert and found.tls_key and found.tls_ca
