@@ -3,6 +3,7 @@
     labels.py   what the hospital says about its pictures (CSV)
     label_sources.py   the same from elsewhere: DICOM structured reports
     bounded.py  one file, opened so that nothing in it costs more than a fixed amount of time and memory
+    fragments.py   which fragments of compressed pixel data are one frame
     header.py   one file's header, without its pixels
     index.py    headers of a folder, in SQLite; every file is a row, a bad one a row with its reason
     cohort.py   who may take part in this round, and why others may not

@@ -24,13 +24,13 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian
 
-from silo_node.imaging import bounded, codestream, header
+from silo_node.imaging import bounded, codestream, fragments, header
 from silo_node.imaging.bounded import Source
 from silo_node.imaging.errors import PixelError
 from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, transfer_syntax
 
 WINDOWS = ("full", "dicom")
-VERSION = 3  # part of the cache key: raise it when the same file would decode to other bits
+VERSION = 4  # part of the cache key: raise it when the same file would decode to other bits
 MAX_FRAME = 8 * MAX_PIXELS  # bytes of one frame, as stored
 _FROM_GROUPS = (
     "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
@@ -116,6 +116,8 @@ def _one_frame(source: Source) -> Dataset:
         bits = header.native_bits(dataset, tag, rows, columns)
         if index and bits % 16 and syntax == ExplicitVRBigEndian:
             raise NotImplementedError("frames that begin inside a swapped word")
+        if header.holds_more(length, bits, frames):
+            raise ValueError("there are more pixels than the header says")
         data = _native(source, bits, min(length, source.size), index)
     _frame_groups(dataset, index)
     for name in ("NumberOfFrames", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
@@ -133,9 +135,7 @@ def _compressed(dataset: Dataset, source: Source, length: int, index: int, frame
     """The middle frame as encapsulated pixel data of its own."""
     if length != header.UNDEFINED:
         raise ValueError("compressed pixel data has a length")
-    table, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
-    offsets = (table, lengths) if table and lengths else None
-    frame = encaps.get_frame(source, index, extended_offsets=offsets, number_of_frames=frames)
+    frame = fragments.frame(source, index, frames, dataset.get("ExtendedOffsetTable"))
     said = tuple(header.number(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel"))
     if codestream.size(frame) not in (None, said):
         raise ValueError("the header says another size than the compressed picture")
