@@ -22,7 +22,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
 from silo_node.imaging import bounded, codestream, fragments, header
 from silo_node.imaging.bounded import Source
@@ -49,6 +57,7 @@ _TAGS = [
     "ExtendedOffsetTableLengths",
 ]  # fmt: skip
 _OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": [Tag(name) for name in _TAGS]}
+_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K})
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -241,6 +250,11 @@ def _only_stored_bits(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
     shift = 0 if compressed else int(dataset.get("HighBit", bits - 1)) + 1 - bits
     if not 0 <= shift <= allocated - bits:
         raise ValueError("the high bit is not within a pixel")
+    if (
+        dataset.file_meta.TransferSyntaxUID in _LOSSY
+    ):  # a value beyond the range is white gone too far, and no other bit
+        low = -(2 ** (bits - 1)) if stored.min() < 0 else 0
+        stored = np.clip(stored, low, low + 2**bits - 1)
     unsigned = stored.astype(np.int64) >> shift & (2**bits - 1)
     if int(dataset.PixelRepresentation) == 1:
         unsigned = np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned)

@@ -11,6 +11,7 @@ would be a guess.
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 from silo_node.imaging.bounded import Source
 
@@ -73,7 +74,7 @@ def _by_table(fragments: list[tuple[int, int]], offsets: list[int], frames: int)
     """The fragments of each frame; an offset counts from the first fragment's item (PS3.5 A.4)."""
     places = {at - fragments[0][0]: number for number, (at, _) in enumerate(fragments)}
     starts = [places.get(offset, -1) for offset in offsets]
-    if len(starts) != frames or starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+    if len(starts) != frames or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
         raise ValueError("the table of offsets does not fit the fragments")
     return [fragments[a:b] for a, b in zip(starts, [*starts[1:], len(fragments)], strict=True)]
 

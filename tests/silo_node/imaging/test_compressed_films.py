@@ -119,6 +119,21 @@ def test_one_frame_in_many_fragments_is_read(tmp_path: Path, name: str) -> None:
         assert np.abs(_white(path, values[1].shape) - _wanted(values[1])).max() <= 1 / 65535
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_white_that_a_lossy_encoder_overshot_stays_white(tmp_path: Path, signed: bool) -> None:
+    """Twelve bits in a code stream of sixteen: 4,095 comes back as 4,096 or more, of which twelve bits are black."""
+    low = -2048 if signed else 0
+    values = np.where(np.indices((64, 64)).sum(axis=0) // 8 % 3 > 0, low + 4095, low)
+    kind = np.int16 if signed else np.uint16
+    plain = write_dicom(tmp_path / "plain.dcm", values.astype(kind), SOPClassUID=uid.CTImageStorage)
+    path = encoders.encoded(plain, tmp_path / "lossy.dcm", "gdcm_j2k_lossy")
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.save_as(path)
+    assert dataset.pixel_array.max() > low + 4095
+    assert np.abs(_white(path, (64, 64)) - _wanted(values)).max() < 0.05
+
+
 def test_a_film_without_its_last_end_of_picture_and_without_a_table_is_refused(tmp_path: Path) -> None:
     plain, _ = encoders.film(tmp_path / "plain.dcm", 8)
     path = encoders.encoded(plain, tmp_path / "film.dcm", "jpeg_sv1")
