@@ -8,6 +8,7 @@
     index.py    headers of a folder, in SQLite; every file is a row, a bad one a row with its reason
     cohort.py   who may take part in this round, and why others may not
     decode.py   one file -> one grey picture of the plan's size
+    lookup.py   rescaling and lookup tables
     decoder_pool.py, decoder_worker.py   decoding where a crash of a C library ends one process and no other
     cache.py    decoded pictures, once, in a memory map
     csv_file.py one CSV file, strictly        errors.py  what can stand against a round

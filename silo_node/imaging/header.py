@@ -234,13 +234,17 @@ def _pixel_problem(header: Header, dataset: Dataset, source: Source, syntax: str
     bits = native_bits(dataset, tag, header.rows, header.columns)
     if held * 8 < bits * header.frames:
         return "PIXELS_CUT"
-    return "PIXELS_CORRUPT" if holds_more(length, bits, header.frames) else None
+    return "PIXELS_CORRUPT" if holds_more(dataset, length, bits, header.frames) else None
 
 
-def holds_more(length: int, bits: int, frames: int) -> bool:
-    """Whether pixel data that is not compressed holds at least one frame more than said: then its bits, frames or size are
-    not what the header says either. `length` bytes, `bits` a frame; a byte of padding is none."""
-    return length * 8 - bits * frames >= max(bits, 9)
+def holds_more(dataset: Dataset, length: int, bits: int, frames: int) -> bool:
+    """Whether pixel data that is not compressed holds at least one frame more than said, or colours at full resolution that
+    are said to be halved: then its bits, frames or size are not what the header says either.
+
+    `length` in bytes, `bits` a frame. A byte of padding is none of it.
+    """
+    spare = bits // 2 if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" else bits
+    return length * 8 - bits * frames >= max(spare, 9)
 
 
 @lru_cache(maxsize=256)
