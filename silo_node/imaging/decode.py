@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydicom import encaps
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pixel_array
-from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
 from pydicom.uid import (
     HTJ2K,
@@ -42,7 +41,7 @@ WINDOWS = ("full", "dicom")
 VERSION = 4  # part of the cache key: raise it when the same file would decode to other bits
 MAX_FRAME = 8 * MAX_PIXELS  # bytes of one frame, as stored
 _FROM_GROUPS = (
-    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PixelSpacing",
 )  # fmt: skip
 _TAGS = [
     "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated",
@@ -195,7 +194,9 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
     _check_meaning(dataset, photometric)
     stored = _stored(dataset)
     bits = 32 if stored.dtype.kind == "f" and "PixelData" not in dataset else int(dataset.BitsStored)
-    if stored.ndim == 3:  # RGB (YBR was converted), or a palette's colours
+    if photometric == "PALETTE COLOR":
+        return lookup.palette(stored, dataset, _LUMINANCE), bits
+    if stored.ndim == 3:  # RGB; YBR was converted
         return (stored.astype(np.float32) @ _LUMINANCE) / np.float32(2**bits - 1), bits
     padding = _padding(dataset, stored)
     if padding is not None and stored.dtype.kind == "f":
@@ -239,7 +240,7 @@ def _check_meaning(dataset: Dataset, photometric: str) -> None:
 
 
 def _stored(dataset: Dataset) -> NDArray[Any]:
-    """Stored values of the frame: [h, w], or [h, w, 3] for colour."""
+    """Stored values of the frame: [h, w], or [h, w, 3] for red, green and blue."""
     bits, high = dataset.get("BitsStored"), dataset.get("HighBit")
     if bits is not None and not 1 <= bits <= dataset.BitsAllocated:
         raise ValueError("more bits are stored than a pixel has, or none")
@@ -251,10 +252,6 @@ def _stored(dataset: Dataset) -> NDArray[Any]:
         dataset.BitsStored = bits
     if dataset.PhotometricInterpretation in _AS_STORED:
         stored = _only_stored_bits(dataset, stored)
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-        white = lookup.palette_white(dataset, stored.dtype)
-        return (stored[..., :3].astype(np.float32) / white * (2 ** int(dataset.BitsStored) - 1)).astype(np.float32)
     return stored
 
 
