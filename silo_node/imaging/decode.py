@@ -96,9 +96,17 @@ def read(path: Path, *, size: tuple[int, int], window: str = "full") -> NDArray[
     except MemoryError as error:
         raise _memory() from error
     except (*PARSE_ERRORS, RuntimeError) as error:  # pydicom wraps a decoder's own failures in RuntimeError
-        raise PixelError("PIXELS_CORRUPT", "A file's pixel data is damaged or cut off.") from error
+        raise _damaged() from error
+    except BaseException as error:  # a decoder in Rust panics, and its exception has no name to import
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _damaged() from error
     kind: type[np.unsignedinteger[Any]] = np.uint8 if bits <= 8 else np.uint16
     return np.rint(small * np.iinfo(kind).max).astype(kind)
+
+
+def _damaged() -> PixelError:
+    return PixelError("PIXELS_CORRUPT", "A file's pixel data is damaged or cut off.")
 
 
 def _unsupported() -> PixelError:

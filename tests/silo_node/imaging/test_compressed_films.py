@@ -10,6 +10,7 @@ import pytest
 from pydicom import uid
 
 from silo_node.imaging import decode, header
+from silo_node.imaging.decoder_pool import DecoderPool
 from silo_node.imaging.errors import PixelError
 from tests.silo_node.imaging import encoders
 from tests.silo_node.imaging.conftest import write_dicom
@@ -132,6 +133,18 @@ def test_white_that_a_lossy_encoder_overshot_stays_white(tmp_path: Path, signed:
     dataset.save_as(path)
     assert dataset.pixel_array.max() > low + 4095
     assert np.abs(_white(path, (64, 64)) - _wanted(values)).max() < 0.05
+
+
+def test_run_lengths_of_more_pixels_than_said_are_damage_and_no_crash(tmp_path: Path) -> None:
+    """The decoder panics; a crash would be tried again at each look."""
+    path = write_dicom(tmp_path / "1.dcm", np.zeros((16, 16), np.uint16), syntax=uid.RLELossless)
+    run = bytes([257 - 128, 7])  # 128 times the same
+    first, second = run * 2, bytes([257 - 100, 7]) + run * 2
+    head = np.array([2, 64, 64 + len(first), *[0] * 13], "<u4").tobytes()
+    encoders.pixels(path, encoders.items([[head + first + second]]))
+    with DecoderPool(size=(16, 16)) as pool:
+        ((_, found),) = pool.decode([path])
+    assert found == "PIXELS_CORRUPT"
 
 
 def test_a_film_without_its_last_end_of_picture_and_without_a_table_is_refused(tmp_path: Path) -> None:
