@@ -75,7 +75,8 @@ allow_constant = false
 # tls_key = ""
 
 [label_source]
-# "csv": labels.csv. "sr": DICOM structured reports beside the images; the codes are those of such a report.
+# "csv": labels.csv. "sr": DICOM structured reports beside the images; the codes are those of such a report. Any other: what
+# an installed package brings (docs/developer.md).
 # source = "csv"
 # finding = ""
 # present = "SCT:52101004"

@@ -21,6 +21,7 @@ from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
@@ -169,8 +170,8 @@ def text(dataset: Dataset, name: str) -> str | None:
         value = raw.value.decode("ascii")
     else:
         found = dataset.get(name)
-        if isinstance(found, Sequence):
-            raise ValueError("a text is a sequence")
+        if isinstance(found, (Sequence, MultiValue)):
+            raise ValueError("a text is a sequence, or several")
         value = str(found or "")
         value.encode()  # half a surrogate pair could be written nowhere
     if len(value) > MAX_TEXT:

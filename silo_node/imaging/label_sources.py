@@ -4,7 +4,8 @@
     sr     structured reports in the data folder: those that the index lists with modality SR are read, no other
 
 A source is a function of the silo's settings and who opted out; it answers Labels, as labels.csv does, or raises
-TableError. A new one is a line in SOURCES: segmentations (SEG) would count their segments in the same way.
+TableError. Another one comes from any installed package that names it as an entry point of `consilium.label_sources`;
+docs/developer.md has one for segmentations (SEG).
 
 What `sr` reads (PS3.3 C.17.3, of which TID 1500 is one use): a CODE item whose concept name is `finding`, with a value of
 `present` or `absent`; the images are those that the item itself refers to, else those of the group around it, else of the
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silo_node.imaging.errors import TableError
+from silo_node.imaging.errors import DataError, TableError
 from silo_node.imaging.labels import LabelRow, Labels, load
 
 if TYPE_CHECKING:
@@ -46,7 +48,25 @@ def of(config: Config, opt_out: OptOut | None) -> Labels:
 
     Raises: TableError (`LABELS_*`), ScanError where reports are asked for before a scan.
     """
-    return SOURCES[config.settings.label_source.source](config, opt_out)
+    name = config.settings.label_source.source
+    if name in SOURCES:
+        return SOURCES[name](config, opt_out)
+    try:
+        found = installed()[name].load()(config, opt_out)
+        if not isinstance(found, Labels):
+            raise TypeError
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - somebody else's code: what it says may name a patient
+        raise TableError(
+            "LABELS_MALFORMED", f"The label source {name!r} failed ({type(error).__name__}): ask who wrote it."
+        ) from None
+    return found
+
+
+def installed() -> dict[str, EntryPoint]:
+    """The sources that installed packages bring, by name."""
+    return {point.name: point for point in entry_points(group="consilium.label_sources")}
 
 
 def _csv(config: Config, opt_out: OptOut | None) -> Labels:
