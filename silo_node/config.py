@@ -8,7 +8,7 @@
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
-| [label_source] source, finding, present, absent |           | labels from labels.csv or from DICOM reports             |
+| [label_source] source, finding, present, absent |           | labels.csv, DICOM reports, or what a package brings      |
 | [training] device, nice       |                                | CPU or which graphics card; how far training yields      |
 | [hours] train                 |                                | when this machine may train, such as "20:00-06:00"       |
 | [consent] ...                 |                                | consents of patients in FHIR, see `Consent`              |
@@ -338,14 +338,27 @@ class Receiver(_Strict):
 
 
 class LabelSource(_Strict):
-    """source: "csv" reads labels.csv, "sr" the structured reports in the data folder. The codes are what such a report
-    says, each as "SCHEME:VALUE": `finding` the question, such as "SCT:233604007", `present` and `absent` the answers.
+    """source: "csv" reads labels.csv, "sr" the structured reports in the data folder; any other is the name under which an
+    installed package brings one (imaging/label_sources.py). The codes are what such a report says, each as "SCHEME:VALUE":
+    `finding` the question, such as "SCT:233604007", `present` and `absent` the answers.
     """
 
-    source: Literal["csv", "sr"] = "csv"
+    source: str = "csv"
     finding: str = ""
     present: str = "SCT:52101004"
     absent: str = "SCT:2667000"
+
+    @field_validator("source")
+    @classmethod
+    def _is_there(cls, source: str) -> str:
+        if source in ("csv", "sr"):
+            return source
+        from silo_node.imaging import label_sources
+
+        names = sorted({*label_sources.SOURCES, *label_sources.installed()})
+        if source not in names:
+            raise ValueError(f"source: must be one of {', '.join(names)}, or that of an installed package")
+        return source
 
     @model_validator(mode="after")
     def _codes(self) -> LabelSource:

@@ -79,7 +79,8 @@ allow_constant = false
 # metrics_token_file = ""
 
 [label_source]
-# "csv": labels.csv. "sr": DICOM structured reports beside the images; the codes are those of such a report.
+# "csv": labels.csv. "sr": DICOM structured reports beside the images; the codes are those of such a report. Any other: what
+# an installed package brings (docs/developer.md).
 # source = "csv"
 # finding = ""
 # present = "SCT:52101004"

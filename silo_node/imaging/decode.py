@@ -19,22 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import encaps
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
-from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels import pixel_array
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
-from silo_node.imaging import bounded, codestream, header
+from silo_node.imaging import bounded, codestream, fragments, header, lookup
 from silo_node.imaging.bounded import Source
 from silo_node.imaging.errors import PixelError
 from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, transfer_syntax
 from silo_node.imaging.known import Known
 
 WINDOWS = ("full", "dicom")
-VERSION = 3  # part of the cache key: raise it when the same file would decode to other bits
+VERSION = 4  # part of the cache key: raise it when the same file would decode to other bits
 MAX_FRAME = 8 * MAX_PIXELS  # bytes of one frame, as stored
 _FROM_GROUPS = (
-    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PixelSpacing",
 )  # fmt: skip
 _TAGS = [
     "SOPInstanceUID", "PatientID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated",
@@ -50,6 +58,13 @@ _TAGS = [
     "ExtendedOffsetTableLengths",
 ]  # fmt: skip
 _OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": [Tag(name) for name in _TAGS]}
+_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K})
+_AS_STORED = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB"})  # nothing was converted
+_ONLY_J2K = frozenset({"YBR_ICT", "YBR_RCT"})
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1} | dict.fromkeys(
+    ("RGB", "YBR_FULL", "YBR_FULL_422", *_ONLY_J2K), 3
+)
+_FAR = 1e30  # a window beyond it shows nothing, and is no longer a float32
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -89,9 +104,17 @@ def read(
     except MemoryError as error:
         raise _memory() from error
     except (*PARSE_ERRORS, RuntimeError) as error:  # pydicom wraps a decoder's own failures in RuntimeError
-        raise PixelError("PIXELS_CORRUPT", "A file's pixel data is damaged or cut off.") from error
+        raise _damaged() from error
+    except BaseException as error:  # a decoder in Rust panics, and its exception has no name to import
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _damaged() from error
     kind: type[np.unsignedinteger[Any]] = np.uint8 if bits <= 8 else np.uint16
     return np.rint(small * np.iinfo(kind).max).astype(kind)
+
+
+def _damaged() -> PixelError:
+    return PixelError("PIXELS_CORRUPT", "A file's pixel data is damaged or cut off.")
 
 
 def _unsupported() -> PixelError:
@@ -126,6 +149,8 @@ def _one_frame(source: Source, known: Known | None) -> Dataset:
         bits = header.native_bits(dataset, tag, rows, columns)
         if index and bits % 16 and syntax == ExplicitVRBigEndian:
             raise NotImplementedError("frames that begin inside a swapped word")
+        if header.holds_more(dataset, length, bits, frames):
+            raise ValueError("there are more pixels than the header says")
         data = _native(source, bits, min(length, source.size), index)
     _frame_groups(dataset, index)
     for name in ("NumberOfFrames", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
@@ -143,9 +168,7 @@ def _compressed(dataset: Dataset, source: Source, length: int, index: int, frame
     """The middle frame as encapsulated pixel data of its own."""
     if length != header.UNDEFINED:
         raise ValueError("compressed pixel data has a length")
-    table, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
-    offsets = (table, lengths) if table and lengths else None
-    frame = encaps.get_frame(source, index, extended_offsets=offsets, number_of_frames=frames)
+    frame = fragments.frame(source, index, frames, dataset.get("ExtendedOffsetTable"))
     said = tuple(header.number(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel"))
     if codestream.size(frame) not in (None, said):
         raise ValueError("the header says another size than the compressed picture")
@@ -185,27 +208,28 @@ def _frame_groups(dataset: Dataset, index: int) -> None:
 
 def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
     """The whole picture as float32 [h, w] in 0..1, black to white, and the stored bits a pixel."""
-    stored = _stored(dataset)
-    if stored.dtype.kind == "f" and "PixelData" not in dataset:
-        bits = 32
-        stored = np.nan_to_num(stored, nan=0.0, posinf=0.0, neginf=0.0)
-    else:
-        bits = int(dataset.BitsStored)
     photometric = str(dataset.PhotometricInterpretation)
-    if stored.ndim == 3:  # RGB (YBR was converted), or a palette's colours
+    _check_meaning(dataset, photometric)
+    stored = _stored(dataset)
+    bits = 32 if stored.dtype.kind == "f" and "PixelData" not in dataset else int(dataset.BitsStored)
+    if photometric == "PALETTE COLOR":
+        return lookup.palette(stored, dataset, _LUMINANCE), bits
+    if stored.ndim == 3:  # RGB; YBR was converted
         return (stored.astype(np.float32) @ _LUMINANCE) / np.float32(2**bits - 1), bits
     padding = _padding(dataset, stored)
+    if padding is not None and stored.dtype.kind == "f":
+        stored = np.where(padding, 0, stored)  # no numbers, perhaps
     # float32 holds 24 bits: wider values keep theirs until they are fitted into 0..1
     kind: type[np.floating[Any]] = np.float32 if bits <= 24 else np.float64
-    values = apply_modality_lut(stored, dataset).astype(kind)
+    values = lookup.modality(stored, dataset).astype(kind)
     if not np.isfinite(values).all():
         raise ValueError("the rescaled values are no numbers")
     limits = _window(dataset) if window == "dicom" else None
-    if window == "dicom" and limits is None and dataset.get("VOILUTSequence"):
-        values = apply_voi(apply_modality_lut(stored, dataset), dataset, index=0).astype(kind)
+    if window == "dicom" and limits is None and (shown := lookup.voi(values, dataset)) is not None:
+        values, limits = shown[0].astype(kind), (0.0, float(shown[1]))
     if limits is None:
-        shown = values if padding is None else values[~padding]
-        limits = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
+        counted = values if padding is None else values[~padding]
+        limits = (float(counted.min()), float(counted.max())) if counted.size else (0.0, 0.0)
     low, high = limits
     if high > low:
         values -= kind(low)
@@ -220,8 +244,21 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
     return grey.astype(np.float32, copy=False), bits
 
 
+def _check_meaning(dataset: Dataset, photometric: str) -> None:
+    """Raises NotImplementedError where pydicom would take colours for others, ValueError where the header contradicts
+    itself (PS3.3 C.7.6.3.1.2)."""
+    if photometric not in _SAMPLES:
+        raise NotImplementedError("a photometric interpretation that nothing here converts")
+    if dataset.get("SamplesPerPixel", 1) != _SAMPLES[photometric]:
+        raise ValueError("another number of samples than the photometric interpretation has")
+    if photometric in _ONLY_J2K and dataset.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:
+        raise ValueError("a photometric interpretation of JPEG 2000 without JPEG 2000")
+    if _SAMPLES[photometric] == 3 and dataset.get("PixelRepresentation"):
+        raise ValueError("colours below zero")
+
+
 def _stored(dataset: Dataset) -> NDArray[Any]:
-    """Stored values of the frame: [h, w], or [h, w, 3] for colour."""
+    """Stored values of the frame: [h, w], or [h, w, 3] for red, green and blue."""
     bits, high = dataset.get("BitsStored"), dataset.get("HighBit")
     if bits is not None and not 1 <= bits <= dataset.BitsAllocated:
         raise ValueError("more bits are stored than a pixel has, or none")
@@ -231,11 +268,7 @@ def _stored(dataset: Dataset) -> NDArray[Any]:
         dataset.BitsStored = high + 1  # pydicom clears what is above the stored bits, and takes them for the lowest
         stored = pixel_array(dataset)
         dataset.BitsStored = bits
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-        top = 65535 if stored.dtype == np.uint16 else 255
-        return (stored[..., :3].astype(np.float32) / top * (2 ** int(dataset.BitsStored) - 1)).astype(np.float32)
-    if stored.ndim == 2:
+    if dataset.PhotometricInterpretation in _AS_STORED:
         stored = _only_stored_bits(dataset, stored)
     return stored
 
@@ -251,6 +284,11 @@ def _only_stored_bits(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
     shift = 0 if compressed else int(dataset.get("HighBit", bits - 1)) + 1 - bits
     if not 0 <= shift <= allocated - bits:
         raise ValueError("the high bit is not within a pixel")
+    if (
+        dataset.file_meta.TransferSyntaxUID in _LOSSY
+    ):  # a value beyond the range is white gone too far, and no other bit
+        low = -(2 ** (bits - 1)) if stored.min() < 0 else 0
+        stored = np.clip(stored, low, low + 2**bits - 1)
     unsigned = stored.astype(np.int64) >> shift & (2**bits - 1)
     if int(dataset.PixelRepresentation) == 1:
         unsigned = np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned)
@@ -259,13 +297,16 @@ def _only_stored_bits(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
 
 def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where the picture is padding (bool [h, w]); None where the file declares none or no pixel has it."""
+    if stored.dtype.kind == "f":
+        mask: NDArray[np.bool_] = ~np.isfinite(stored)
+        return mask if mask.any() else None
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
     signed = int(dataset.PixelRepresentation) == 1
     low, high = sorted(_as_stored(int(end), dataset, signed) for end in (value, value if limit is None else limit))
-    mask: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    mask = (stored >= low) & (stored <= high)
     return mask if mask.any() else None
 
 
@@ -287,7 +328,7 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
         return None
     if str(dataset.get("VOILUTFunction") or "LINEAR") == "LINEAR":
         centre, width = centre - 0.5, width - 1
-    return (centre - width / 2, centre + width / 2) if width > 0 and np.isfinite([centre, width]).all() else None
+    return (centre - width / 2, centre + width / 2) if width > 0 and abs(centre) + width < _FAR else None
 
 
 def _first(value: Any) -> float | None:

@@ -21,13 +21,14 @@ from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from silo_node.imaging import bounded
+from silo_node.imaging import bounded, fragments
 from silo_node.imaging.bounded import Source, TooMuch
 
-VERSION = 3  # kept in the index: raise it when the same file would get another row
+VERSION = 4  # kept in the index: raise it when the same file would get another row
 MAX_PIXELS = 64 * 2**20  # 8,192 x 8,192: larger than any mammogram
 MAX_TEXT = 1024  # characters of an identifier; the standard gives them 64
 # Everything that pydicom was seen to raise on damaged bytes; anything else is a fault of ours and must show.
@@ -49,7 +50,6 @@ _CODE, _UID = (
     re.compile(r"[A-Z][A-Z0-9]{1,15}"),
     re.compile(r"[0-9.]{1,64}"),
 )  # what is shown is what it must be, or not
-_MANY_FRAGMENTS = 200_000
 
 # pydicom's warnings and log lines quote header values: they may name a patient.
 config.settings.reading_validation_mode = config.IGNORE
@@ -180,8 +180,8 @@ def text(dataset: Dataset, name: str) -> str | None:
         value = raw.value.decode("ascii")
     else:
         found = dataset.get(name)
-        if isinstance(found, Sequence):
-            raise ValueError("a text is a sequence")
+        if isinstance(found, (Sequence, MultiValue)):
+            raise ValueError("a text is a sequence, or several")
         value = str(found or "")
         value.encode()  # half a surrogate pair could be written nowhere
     if len(value) > MAX_TEXT:
@@ -238,28 +238,25 @@ def _pixel_problem(header: Header, dataset: Dataset, source: Source, syntax: str
     if length == UNDEFINED:
         if not pydicom.uid.UID(syntax).is_encapsulated:
             return "PIXELS_CORRUPT"
-        return None if _fragments(source) >= header.frames else "PIXELS_CUT"
+        items = fragments.items(source)  # the first is the table of offsets
+        return None if items is not None and len(items) > header.frames else "PIXELS_CUT"
     held = min(length, source.size - source.tell())
     if pydicom.uid.UID(syntax).is_encapsulated:
         return None if held == length else "PIXELS_CUT"
-    need = native_bits(dataset, tag, header.rows, header.columns) * header.frames
-    return None if held * 8 >= need else "PIXELS_CUT"
+    bits = native_bits(dataset, tag, header.rows, header.columns)
+    if held * 8 < bits * header.frames:
+        return "PIXELS_CUT"
+    return "PIXELS_CORRUPT" if holds_more(dataset, length, bits, header.frames) else None
 
 
-def _fragments(source: Source) -> int:
-    """How many fragments the encapsulated pixel data at `source` has; -1 where its end is missing (PS3.5 A.4)."""
-    at = source.tell()
-    for count in range(-1, _MANY_FRAGMENTS):  # the first item is the table of offsets
-        source.seek(at)
-        item = source.read(8)
-        if len(item) < 8 or item[:2] != b"\xfe\xff":
-            return -1
-        if item[2:4] == b"\xdd\xe0":
-            return count
-        at += 8 + int.from_bytes(item[4:], "little")
-        if item[2:4] != b"\x00\xe0" or at > source.size:
-            return -1
-    return _MANY_FRAGMENTS
+def holds_more(dataset: Dataset, length: int, bits: int, frames: int) -> bool:
+    """Whether pixel data that is not compressed holds at least one frame more than said, or colours at full resolution that
+    are said to be halved: then its bits, frames or size are not what the header says either.
+
+    `length` in bytes, `bits` a frame. A byte of padding is none of it.
+    """
+    spare = bits // 2 if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" else bits
+    return length * 8 - bits * frames >= max(spare, 9)
 
 
 @lru_cache(maxsize=256)

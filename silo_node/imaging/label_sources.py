@@ -4,7 +4,8 @@
     sr     structured reports in the data folder: those that the index lists with modality SR are read, no other
 
 A source is a function of the silo's settings and who opted out; it answers Labels, as labels.csv does, or raises
-TableError. A new one is a line in SOURCES: segmentations (SEG) would count their segments in the same way.
+TableError. Another one comes from any installed package that names it as an entry point of `consilium.label_sources`;
+docs/developer.md has one for segmentations (SEG).
 
 A report that was exchanged after the scan is not read, and no label is used until it has been scanned (known.py).
 
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silo_node.imaging.bounded import Changed, NotAFile, Outside
-from silo_node.imaging.errors import TableError
+from silo_node.imaging.errors import DataError, TableError
 from silo_node.imaging.labels import LabelRow, Labels, load
 
 if TYPE_CHECKING:
@@ -57,7 +59,25 @@ def of(config: Config, opt_out: OptOut | None) -> Labels:
 
     Raises: TableError (`LABELS_*`), ScanError where reports are asked for before a scan.
     """
-    return SOURCES[config.settings.label_source.source](config, opt_out)
+    name = config.settings.label_source.source
+    if name in SOURCES:
+        return SOURCES[name](config, opt_out)
+    try:
+        found = installed()[name].load()(config, opt_out)
+        if not isinstance(found, Labels):
+            raise TypeError
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - somebody else's code: what it says may name a patient
+        raise TableError(
+            "LABELS_MALFORMED", f"The label source {name!r} failed ({type(error).__name__}): ask who wrote it."
+        ) from None
+    return found
+
+
+def installed() -> dict[str, EntryPoint]:
+    """The sources that installed packages bring, by name."""
+    return {point.name: point for point in entry_points(group="consilium.label_sources")}
 
 
 def _csv(config: Config, opt_out: OptOut | None) -> Labels:

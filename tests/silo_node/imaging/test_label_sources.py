@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from silo_node.consent.opt_out import OptOut
 from silo_node.errors import UsageError
 from silo_node.imaging import cohort, header, index, label_sources
 from silo_node.imaging.errors import TableError
+from tests.silo_node.imaging.conftest import write_dicom
 
 Dicom = Callable[..., Path]
 PRESENT, ABSENT, PNEUMONIA, OTHER = "52101004", "2667000", "233604007", "73211009"
@@ -178,3 +183,76 @@ def test_a_source_without_its_code_is_refused(config: Config) -> None:
     path.write_text(path.read_text().replace(f'finding = "SCT:{PNEUMONIA}"', 'finding = "pneumonia"'))
     with pytest.raises(UsageError, match="finding"):
         Config.load(config.folder, {})
+
+
+# --- a source of another package: the one that docs/developer.md prints
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of docs/developer.md, as pip would install it."""
+    docs = (Path(__file__).parents[3] / "docs" / "developer.md").read_text()
+    code, project = re.findall(r"```(?:python|toml)\n(# (?:hospital_seg|its pyproject).*?)```", docs, re.DOTALL)
+    folder = tmp_path / "site-packages"
+    info = folder / "hospital_seg-1.dist-info"
+    info.mkdir(parents=True)
+    (folder / "hospital_seg.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hospital-seg\nVersion: 1\n")
+    points = tomllib.loads(project)["project"]["entry-points"]
+    lines = [f"[{group}]\n" + "".join(f"{n} = {value}\n" for n, value in of.items()) for group, of in points.items()]
+    (info / "entry_points.txt").write_text("".join(lines))
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder / "hospital_seg.py"
+    sys.modules.pop("hospital_seg", None)
+
+
+def _segmentation(path: Path, patient: str, finding: str, *sops: str) -> None:
+    segment, series = Dataset(), Dataset()
+    segment.SegmentNumber, segment.SegmentedPropertyTypeCodeSequence = 1, _code(finding)
+    series.SeriesInstanceUID, series.ReferencedInstanceSequence = "1.9", Sequence()
+    for sop in sops:
+        image = Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = uid.ComputedRadiographyImageStorage, sop
+        series.ReferencedInstanceSequence.append(image)
+    write_dicom(
+        path, patient=patient, modality="SEG", SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4",
+        SegmentSequence=Sequence([segment]), ReferencedSeriesSequence=Sequence([series]),
+    )  # fmt: skip
+
+
+def _with_source(config: Config, name: str) -> Config:
+    path = config.folder / "silo.toml"
+    path.write_text(path.read_text().replace('source = "sr"', f'source = "{name}"'))
+    return Config.load(config.folder, {})
+
+
+def test_a_source_that_a_package_brings_labels_as_the_docs_say(
+    config: Config, package: Path, study: Callable[..., Any], watched: Callable[..., Any]
+) -> None:
+    _segmentation(config.data / "s0.dcm", "P0", PNEUMONIA, "1.2.0")
+    _segmentation(config.data / "s1.dcm", "P1", OTHER, "1.2.1")
+    _segmentation(config.data / "s2.dcm", "P2", PNEUMONIA, "1.2.2")
+    config = _with_source(config, "seg")
+    assert _labels(config) == {"1.2.0": 1, "1.2.1": 0, "1.2.2": 1}
+    made = cohort.build(study(), config.index_db, label_sources.of(config, None), None)
+    assert {item.sop for item in (*made.train, *made.test)} == {"1.2.0", "1.2.1", "1.2.2"}
+    with watched() as opened:
+        found = label_sources.of(config, OptOut(frozenset({"P0"}), "sha256:" + "0" * 64, datetime.now(UTC)))
+    assert {row.sop for row in found.rows} == {"1.2.1", "1.2.2"}
+    assert config.data / "s0.dcm" not in opened
+
+
+@pytest.mark.parametrize("body", ["raise KeyError('Plantedsson')", "return ['Plantedsson']"])
+def test_a_source_that_fails_is_named_and_shows_no_patient(config: Config, package: Path, body: str) -> None:
+    package.write_text(f"def labels(config, opt_out):\n    {body}\n")
+    config = _with_source(config, "seg")
+    with pytest.raises(TableError) as caught:
+        _labels(config)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert caught.value.code == "LABELS_MALFORMED" and "'seg'" in str(caught.value) and "Planted" not in shown
+    assert scanning.labels_problem(config) is not None
+
+
+def test_a_source_that_nobody_brings_is_refused(config: Config) -> None:
+    with pytest.raises(UsageError, match="csv, sr"):
+        _with_source(config, "seg")
