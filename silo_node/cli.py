@@ -19,6 +19,7 @@ from silo_node import __version__
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
 from silo_node.commands.terminal import (
     AsJson,
+    EachAsJson,
     Folder,
     PassphraseFile,
     config_of,
@@ -191,21 +192,24 @@ def enrol(
 
 
 @app.command()
-def run(folder: Folder = None) -> None:
+def run(folder: Folder = None, as_json: EachAsJson = False) -> None:
     """Work: wait for the portal, check every round, train, answer. Ends with Ctrl-C or SIGTERM.
 
     Examples:
 
         silo run /srv/silo
+
+        silo run /srv/silo --json  # what this process writes to silo.log, line by line
     """
-    with errors_shown():
+    with errors_shown(as_json):
         from silo_node import sync
         from silo_node.service import logs
 
         node = node_of(folder)
-        logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
+        limits = node.config.settings.limits
+        logs.configure(node.config.folder, node.config.name, limits.logs_mb, printed=as_json)
         try:
-            sync.run(node, say=lambda line: err.print(line, markup=False))
+            sync.run(node, say=(lambda line: None) if as_json else lambda line: err.print(line, markup=False))
         finally:
             node.close()
 

@@ -42,6 +42,7 @@ PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the steward's passphrase.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+EachAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each thing that happens.")]
 
 
 @contextmanager

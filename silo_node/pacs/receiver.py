@@ -80,6 +80,7 @@ class Server:
         self._counts: Counter[str] = Counter()
         self._list: tuple[float, OptOut | None] | None = None
         self._sizes: dict[int, int] = {}
+        self._came: dict[int, Counter[str]] = {}
         self._server = self._listen()
         self._write()
 
@@ -138,7 +139,7 @@ class Server:
         primitive = event.assoc.requestor.primitive
         caller = (str(primitive.calling_ae_title).strip(), _plain(event.assoc.requestor.address))
         if caller not in self._peers:
-            self._count("rejected")
+            self._count("rejected", event)
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling title not recognised
             event.assoc.kill()  # waits until that is sent
 
@@ -150,7 +151,7 @@ class Server:
         before = self._sizes.get(key, 0)
         self._sizes[key] = before + event.pdu.pdu_length
         if before <= most < self._sizes[key]:
-            self._count("INSTANCE_TOO_BIG")
+            self._count("INSTANCE_TOO_BIG", event)
             event.assoc.abort()
 
     def _arrived(self, event: Any) -> None:
@@ -158,6 +159,10 @@ class Server:
 
     def _closed(self, event: Any) -> None:
         self._arrived(event)
+        with self._lock:
+            came = self._came.pop(id(event.assoc), None)
+        if came:
+            logs.get().info("receiver.association", counts=dict(came))
         if event.assoc.requestor.primitive is None:
             # pynetdicom would wait for a request on the closed connection, as one of the few associations allowed.
             event.assoc.dul.to_user_queue.put(None)
@@ -176,14 +181,14 @@ class Server:
                     path, sop=str(request.AffectedSOPInstanceUID), opted_out=lambda patient: patient in opted_out
                 )
         except InstanceRefused as error:
-            self._count(error.code)
+            self._count(error.code, event)
             return STATUS.get(error.code, NOT_UNDERSTOOD)
         except (SiloError, OSError) as error:
             code = error.code if isinstance(error, SiloError) else "RECEIVER_FAILED"
-            self._count(code)
+            self._count(code, event)
             logs.get().error("receiver.refused", code=code, error_at=error)
             return LATER
-        self._count("received")
+        self._count("received", event)
         return 0x0000
 
     # --- helpers -----------------------------------------------------------------------------------------------------
@@ -196,9 +201,10 @@ class Server:
                 self._list = (time.monotonic(), opt_out_registry.load(self._config, datetime.now(UTC)))
             return self._list[1] or frozenset()
 
-    def _count(self, what: str) -> None:
+    def _count(self, what: str, event: Any) -> None:
         with self._lock:
             self._counts[what] += 1
+            self._came.setdefault(id(event.assoc), Counter())[what] += 1
         self._write()
 
     def _write(self, state: str = "listening") -> None:
@@ -230,10 +236,8 @@ def _image_classes() -> Iterable[str]:
     return [uid for name, uid in _STORAGE_CLASSES.items() if "ImageStorage" in name]
 
 
-def main(folder: str) -> int:
-    """Until SIGTERM; the exit code."""
-    config = Config.load(Path(folder))
-    logs.configure(config.folder, config.name)
+def serve(config: Config) -> None:
+    """Until SIGTERM or Ctrl-C. Raises: SiloError, which stands in receiver.json too."""
     stop = threading.Event()
     try:
         server = Server(config)
@@ -241,8 +245,7 @@ def main(folder: str) -> int:
         logs.get().error("receiver.failed", code=error.code, sentence=error.sentence)
         failed = {"state": "failed", "time": now_text(), "code": error.code, "sentence": error.sentence}
         write_json(config.folder / "receiver.json", failed)
-        sys.stderr.write(f"{error.code}: {error.sentence}\n")
-        return error.exit_code
+        raise
     settings = config.settings.receiver
     assert settings is not None
     most = MEMORY + 4 * settings.max_mb * MB
@@ -252,6 +255,18 @@ def main(folder: str) -> int:
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     server.stop()
+    logs.get().info("receiver.stopped")
+
+
+def main(folder: str) -> int:
+    """As a process of `silo run`; the exit code."""
+    config = Config.load(Path(folder))
+    logs.configure(config.folder, config.name)
+    try:
+        serve(config)
+    except SiloError as error:
+        sys.stderr.write(f"{error.code}: {error.sentence}\n")
+        return error.exit_code
     return 0
 
 
