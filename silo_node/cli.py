@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from silo_node import __version__
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
+from silo_node.commands.folder import Commands, Folder
 from silo_node.commands.terminal import (
     AsJson,
     EachAsJson,
-    Folder,
     PassphraseFile,
     config_of,
     err,
@@ -34,7 +34,7 @@ from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
 from silo_node.files import write_bytes
 
-app = typer.Typer(
+app = Commands(
     name="silo",
     help="A hospital's node in the network: the images stay here, and nothing runs without the steward's signature.",
     no_args_is_help=True,

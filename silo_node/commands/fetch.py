@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_node.commands.terminal import AsJson, EachAsJson, Folder, config_of, err, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, EachAsJson, config_of, err, errors_shown, out, print_json
 
 
 def add_to(app: typer.Typer) -> None:

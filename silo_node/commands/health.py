@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, config_of, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, config_of, errors_shown, out, print_json
 
 
 def add_to(app: typer.Typer) -> None:

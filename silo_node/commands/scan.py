@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, config_of, err, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, config_of, err, errors_shown, out, print_json
 from silo_node.config import Config
 from silo_node.errors import SiloError, UsageError
 
