@@ -4,6 +4,7 @@
     label_sources.py   the same from elsewhere: DICOM structured reports
     bounded.py  one file, opened so that nothing in it costs more than a fixed amount of time and memory
     header.py   one file's header, without its pixels
+    terms.py    what of a header may be shown
     index.py    headers of a folder, in SQLite; every file is a row, a bad one a row with its reason
     cohort.py   who may take part in this round, and why others may not
     decode.py   one file -> one grey picture of the plan's size

@@ -30,7 +30,7 @@ from silo_node.imaging.errors import PixelError
 from silo_node.imaging.header import MAX_PIXELS, PARSE_ERRORS, transfer_syntax
 
 WINDOWS = ("full", "dicom")
-VERSION = 3  # part of the cache key: raise it when the same file would decode to other bits
+VERSION = 4  # part of the cache key: raise it when the same file would decode to other bits
 MAX_FRAME = 8 * MAX_PIXELS  # bytes of one frame, as stored
 _FROM_GROUPS = (
     "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
@@ -55,8 +55,9 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 def read(path: Path, *, size: tuple[int, int], window: str = "full") -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The picture as [H, W], `size` = (H, W). 0 is black; the type's largest value is white.
 
-    Raises PixelError `UNREADABLE`, `PIXELS_CORRUPT` (damaged, cut off), `PIXELS_UNSUPPORTED` (no decoder reads it) or
-    `PIXELS_MEMORY`. A decoder is C code that may crash or hang on a hostile file: see decoder_pool.py.
+    Raises PixelError `UNREADABLE`, `PIXELS_CORRUPT` (damaged, cut off), `PIXELS_NO_VALUE` (float pixels, none of them a
+    finite number), `PIXELS_UNSUPPORTED` (no decoder reads it) or `PIXELS_MEMORY`. A decoder is C code that may crash or hang
+    on a hostile file: see decoder_pool.py.
     """
     if window not in WINDOWS:
         raise ValueError("window must be one of " + ", ".join(WINDOWS))
@@ -177,6 +178,8 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
     """The whole picture as float32 [h, w] in 0..1, black to white, and the stored bits a pixel."""
     stored = _stored(dataset)
     if stored.dtype.kind == "f" and "PixelData" not in dataset:
+        if not np.isfinite(stored).any():
+            raise PixelError("PIXELS_NO_VALUE", "No pixel of a file holds a finite number.")
         bits = 32
         stored = np.nan_to_num(stored, nan=0.0, posinf=0.0, neginf=0.0)
     else:

@@ -41,7 +41,7 @@ class CohortError(DataError):
 
 
 class PixelError(DataError):
-    """One file's pixels cannot be used. Codes `UNREADABLE`, `PIXELS_CORRUPT`, `PIXELS_UNSUPPORTED`."""
+    """One file's pixels cannot be used. Codes `UNREADABLE`, `PIXELS_*`."""
 
 
 class StorageError(DataError):

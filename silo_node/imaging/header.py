@@ -24,10 +24,10 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from silo_node.imaging import bounded
+from silo_node.imaging import bounded, terms
 from silo_node.imaging.bounded import Source, TooMuch
 
-VERSION = 3  # kept in the index: raise it when the same file would get another row
+VERSION = 4  # kept in the index: raise it when the same file would get another row
 MAX_PIXELS = 64 * 2**20  # 8,192 x 8,192: larger than any mammogram
 MAX_TEXT = 1024  # characters of an identifier; the standard gives them 64
 # Everything that pydicom was seen to raise on damaged bytes; anything else is a fault of ours and must show.
@@ -45,10 +45,7 @@ _TAGS = [
 _BY_NAME = {name: Tag(name) for name in _TAGS}
 _OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(_BY_NAME.values())}
 _PLAIN = re.compile(rb"[ -\[\]-~\x00]*")  # ASCII without backslash and escape
-_CODE, _UID = (
-    re.compile(r"[A-Z][A-Z0-9]{1,15}"),
-    re.compile(r"[0-9.]{1,64}"),
-)  # what is shown is what it must be, or not
+_UID = re.compile(r"[0-9.]{1,64}")
 _MANY_FRAGMENTS = 200_000
 
 # pydicom's warnings and log lines quote header values: they may name a patient.
@@ -59,7 +56,8 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 @dataclass(frozen=True)
 class Header:
-    """What the index keeps. `problem` is a code of index.PROBLEMS or None."""
+    """What the index keeps. `problem` is a code of index.PROBLEMS or None. modality, transfer_syntax: as terms.py lets them
+    be shown."""
 
     sop: str | None = field(default=None, repr=False)
     patient: str | None = field(default=None, repr=False)
@@ -187,17 +185,15 @@ def native_bits(dataset: Dataset, tag: int, rows: int, columns: int) -> int:
 
 
 def _header(dataset: Dataset, source: Source) -> Header:
-    modality = text(dataset, "Modality")
-    if modality is not None and not _CODE.fullmatch(modality):
-        modality = None
     rows, columns, frames = (number(dataset, name) for name in ("Rows", "Columns", "NumberOfFrames"))
     syntax = transfer_syntax(dataset)
     if not _UID.fullmatch(syntax):
         raise ValueError("the transfer syntax is no UID")
     found = Header(
         sop=text(dataset, "SOPInstanceUID"), patient=text(dataset, "PatientID"), study=text(dataset, "StudyInstanceUID"),
-        series=text(dataset, "SeriesInstanceUID"), modality=modality, rows=rows, columns=columns, frames=frames or 1,
-        transfer_syntax=str(pydicom.uid.DeflatedExplicitVRLittleEndian) if source.deflated else syntax,
+        series=text(dataset, "SeriesInstanceUID"), modality=terms.modality(text(dataset, "Modality")),
+        rows=rows, columns=columns, frames=frames or 1,
+        transfer_syntax=str(pydicom.uid.DeflatedExplicitVRLittleEndian) if source.deflated else terms.transfer_syntax(syntax),
     )  # fmt: skip
     problem = _problem(found) or _pixel_problem(found, dataset, source, syntax)
     return replace(found, problem=problem) if problem else found
