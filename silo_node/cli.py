@@ -18,9 +18,10 @@ from pydantic import ValidationError
 
 from silo_node import __version__
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
+from silo_node.commands.folder import Commands, Folder
 from silo_node.commands.terminal import (
     AsJson,
-    Folder,
+    EachAsJson,
     PassphraseFile,
     config_of,
     err,
@@ -34,7 +35,7 @@ from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
 from silo_node.files import write_bytes
 
-app = typer.Typer(
+app = Commands(
     name="silo",
     help="A hospital's node in the network: the images stay here, and nothing runs without the steward's signature.",
     no_args_is_help=True,
@@ -192,21 +193,24 @@ def enrol(
 
 
 @app.command()
-def run(folder: Folder = None) -> None:
+def run(folder: Folder = None, as_json: EachAsJson = False) -> None:
     """Work: wait for the portal, check every round, train, answer. Ends with Ctrl-C or SIGTERM.
 
     Examples:
 
         silo run /srv/silo
+
+        silo run /srv/silo --json  # what this process writes to silo.log, line by line
     """
-    with errors_shown():
+    with errors_shown(as_json):
         from silo_node import sync
         from silo_node.service import logs
 
         node = node_of(folder)
-        logs.configure(node.config.folder, node.config.name, node.config.settings.limits.logs_mb)
+        limits = node.config.settings.limits
+        logs.configure(node.config.folder, node.config.name, limits.logs_mb, printed=as_json)
         try:
-            again = sync.run(node, say=lambda line: err.print(line, markup=False))
+            again = sync.run(node, say=(lambda line: None) if as_json else lambda line: err.print(line, markup=False))
         finally:
             node.close()
         if again:

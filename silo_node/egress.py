@@ -39,6 +39,8 @@ FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 MAX_ANSWER: Final = 64 << 20
 """Bytes of the longest answer that is read."""
+_NO_CONNECTION: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+"""Of these the request itself never left: no connection stood, or a proxy made none to the portal."""
 _ANY_TIME: Final = 10**11
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -193,6 +195,8 @@ class Egress:
             ) as response:
                 content = _read(response)
         except httpx.HTTPError as error:
+            if isinstance(error, _NO_CONNECTION):
+                self._log.not_sent(row, kind=kind, sent=len(body) + head, round_id=round_id)
             raise _unreachable(self._base, error) from error
         self._log.answered(row, kind=kind, status=response.status_code, received=len(content), round_id=round_id)
         self._believe(response, content, headers, method, path, query)

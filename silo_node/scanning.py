@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -52,17 +53,24 @@ def scan(config: Config, progress: Progress | None = None) -> ScanReport:
     return report
 
 
-def try_folder(data: Path, index_db: Path, config: Config | None, progress: Progress | None = None) -> ScanReport:
-    """The same for any folder, before anything is set up. With `config` that silo's opt-out list holds here too.
+def try_folder(
+    data: Path, index_db: Path, config: Config | None, progress: Progress | None = None
+) -> tuple[ScanReport, SiloError | None]:
+    """The same for any folder, before anything is set up; and what is wrong with its labels.csv, None where nothing is or
+    there is none. With `config` that silo's opt-out list holds here too.
 
-    Raises: as `scan`.
+    Raises: DataError (folder, disk), Refused (the opt-out list can't be read).
     """
     from silo_node.imaging import index, labels
+    from silo_node.imaging.errors import TableError
 
     registry = opt_out_registry.load(config, datetime.now(UTC)) if config else None
-    table = data / "labels.csv"
-    known = labels.load(table) if table.exists() else None
-    return index.scan(data, index_db, labels=known, opt_out=registry, progress=progress)
+    table, known, wrong = data / "labels.csv", None, None
+    try:
+        known = labels.load(table) if os.path.lexists(table) else None
+    except TableError as error:
+        wrong = error  # whose the files are is not known then: while anybody has opted out, they stay closed
+    return index.scan(data, index_db, labels=known, opt_out=registry, progress=progress), wrong
 
 
 def check_pixels(index_db: Path, config: Config | None, progress: Progress | None = None) -> dict[str, int]:

@@ -321,6 +321,9 @@ class Sync:
         else:
             self._status.over(announcement.study)
             self._heart.begin()
+            logs.get().info(
+                "round.begun", study=announcement.study, round=announcement.id, purpose=announcement.purpose
+            )
             self._say(f"round {announcement.id}: begun ({announcement.purpose})")
             self._status.update(state="in a round", round=announcement.id)
 
@@ -328,6 +331,7 @@ class Sync:
         """A steward may have signed meanwhile that a paused study goes on."""
         try:
             if pauses.take_up(self.node, announcement) is not None:
+                logs.get().info("study.resumed", study=announcement.study)
                 self._say(f"study {announcement.study}: goes on, as a steward has signed")
         except Refused as error:
             self._problem(error, about=announcement.study)  # the gate says that the study is paused
@@ -471,6 +475,13 @@ class Sync:
             runner.destroy()
             self._done = {key for key in self._done if key[0] != runner.id}
             self._models.keep_only(records.models_in_use(self._runners.values(), runner))
+            logs.get().info(
+                "round.ended",
+                study=runner.announcement.study,
+                round=runner.id,
+                outcome="refused" if runner.stage == "refused" else outcome,
+                verified=runner.verified,
+            )
             self._say(f"round {runner.id}: {outcome}")
         if closed and not self._runners:
             self._status.update(state="idle", round=None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silo_node.commands.folder import Commands, FolderOption
 from silo_node.commands.terminal import AsJson, config_of, err, errors_shown, node_of, out, print_json
 from silo_node.config import Config
 from silo_node.errors import SiloError, UsageError
@@ -20,12 +21,8 @@ if TYPE_CHECKING:
     from silo_node.consent.registry import Registry
     from silo_node.consent.sources import Found
 
-Home = Annotated[
-    Path | None,
-    typer.Option("--folder", help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False),
-]
 
-app = typer.Typer(name="consent", help="Who has consented, and who has opted out.", no_args_is_help=True)
+app = Commands(name="consent", help="Who has consented, and who has opted out.", no_args_is_help=True)
 
 
 def add_to(parent: typer.Typer) -> None:
@@ -38,7 +35,7 @@ def import_(
     path: Annotated[
         Path, typer.Argument(help="A folder or file of FHIR consents (.json, .ndjson), or an opt-out list (.csv).")
     ],
-    folder: Home = None,
+    folder: FolderOption = None,
     files: Annotated[
         bool, typer.Option("--files", help="Also name each file with a problem; a name may tell whose it is.")
     ] = False,
@@ -62,7 +59,7 @@ def import_(
 
 
 @app.command()
-def status(folder: Home = None, as_json: AsJson = False) -> None:
+def status(folder: FolderOption = None, as_json: AsJson = False) -> None:
     """How many patients take part, and why the others do not. Counts only; they stay in the hospital.
 
     Examples:
@@ -101,7 +98,7 @@ def status(folder: Home = None, as_json: AsJson = False) -> None:
 @app.command()
 def check(
     patient: Annotated[str, typer.Argument(help="The PatientID, as the images have it.")] = "",
-    folder: Home = None,
+    folder: FolderOption = None,
     cases: Annotated[
         Path | None, typer.Option("--cases", help="Instead: try the rules on each case of this file.")
     ] = None,
@@ -146,7 +143,7 @@ def check(
 def prove(
     patient: Annotated[str, typer.Argument(help="The PatientID, as the images have it.")],
     round_id: Annotated[str, typer.Argument(metavar="ROUND", help="The round's id, such as st-abc.3.1")],
-    folder: Home = None,
+    folder: FolderOption = None,
     to: Annotated[Path | None, typer.Option("--out", help="Write the proof here instead of to the terminal.")] = None,
     as_json: AsJson = False,
 ) -> None:

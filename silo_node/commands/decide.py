@@ -9,17 +9,8 @@ import typer
 from rich.table import Table
 
 from protocol.plain_text import visible
-from silo_node.commands.terminal import (
-    AsJson,
-    Folder,
-    PassphraseFile,
-    errors_shown,
-    folder_and,
-    node_of,
-    out,
-    passphrase,
-    print_json,
-)
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
 from silo_node.errors import PortalError, PortalRefused, Refused, UsageError
 
 if TYPE_CHECKING:
@@ -67,12 +58,12 @@ def approve(
         silo approve st-abc
 
         silo approve st-abc --revoke --reason "The ethics board asked for it."
-    Without SILO_HOME the silo's folder comes before the study.
+
+        silo approve -C /srv/silo st-abc
     """
     with errors_shown(as_json):
         from silo_node.steward import approvals, decisions
 
-        folder, study = folder_and(folder, study)
         if reject and revoke:
             raise UsageError("--reject or --revoke, not both")
         decision: approvals.Decision = "reject" if reject else "revoke" if revoke else "approve"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, errors_shown, out, print_json
 from silo_node.errors import UsageError
 
 
@@ -29,7 +30,7 @@ def doctor(folder: Folder = None, as_json: AsJson = False) -> None:
         from silo_node.health import doctor as examination
 
         if folder is None:
-            raise UsageError("name the silo's folder, or set SILO_HOME")
+            raise UsageError("name the silo's folder with --folder (-C), or set SILO_HOME")
         checks = examination.examine(folder)
         values = examination.as_values(checks)
         if as_json:

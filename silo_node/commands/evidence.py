@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, errors_shown, folder_and, node_of, out, print_json
+from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.terminal import AsJson, errors_shown, node_of, out, print_json
 from silo_node.errors import UsageError
 
-evidence = typer.Typer(
+evidence = Commands(
     name="evidence",
     no_args_is_help=True,
     help="This hospital's own audit log: read it, prove an entry, check it whole.",
@@ -85,10 +86,9 @@ def show(folder: Folder = None, number: Number = "", as_json: AsJson = False) ->
     with errors_shown(as_json):
         from silo_node.evidence.evidence_export import proof_of
 
-        place, text = folder_and(folder, number)
-        node = node_of(place, enrolled=False)
+        node = node_of(folder, enrolled=False)
         try:
-            record, _ = proof_of(node, _number(text))
+            record, _ = proof_of(node, _number(number))
         finally:
             node.close()
         if as_json:
@@ -113,10 +113,9 @@ def proof(
     with errors_shown(as_json):
         from silo_node.evidence.evidence_export import save_proof
 
-        place, text = folder_and(folder, number)
-        node = node_of(place, enrolled=False)
+        node = node_of(folder, enrolled=False)
         try:
-            record, tlog_proof, policy = save_proof(node, _number(text), to)
+            record, tlog_proof, policy = save_proof(node, _number(number), to)
         finally:
             node.close()
         if as_json:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, config_of, err, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, EachAsJson, config_of, err, errors_shown, out, print_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,7 +79,7 @@ def _show(report: Any) -> None:
         out.print("Next: `silo scan` (`silo run` does it by itself).")
 
 
-def receive(folder: Folder = None) -> None:
+def receive(folder: Folder = None, as_json: EachAsJson = False) -> None:
     """Take images that the PACS sends (C-STORE), until Ctrl-C. `silo run` does the same by itself.
 
     Only the peers of silo.toml may send, and only images. Nothing is kept of patients who opted out, or whose consents
@@ -88,6 +89,8 @@ def receive(folder: Folder = None) -> None:
 
         silo receive /srv/silo
 
+        silo receive /srv/silo --json  # an object when it listens, after each association, when it stops
+
     In silo.toml:
 
         \\[receiver]
@@ -96,10 +99,10 @@ def receive(folder: Folder = None) -> None:
         ae_title = "SILO"
         peers = [{ ae_title = "PACS", host = "pacs.hospital.example" }]
     """
-    with errors_shown():
+    with errors_shown(as_json):
         config = config_of(folder)
         from silo_node.pacs import receiver
+        from silo_node.service import logs
 
-        code = receiver.main(str(config.folder))
-        if code:
-            raise typer.Exit(code)
+        logs.configure(config.folder, config.name, config.settings.limits.logs_mb, printed=as_json)
+        receiver.serve(config)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, config_of, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, config_of, errors_shown, out, print_json
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,18 +8,15 @@ from typing import Annotated
 
 import typer
 
+from silo_node.commands.folder import HOME, Commands, FolderOption
 from silo_node.commands.terminal import AsJson, config_of, errors_shown, first_line, out, print_json
 from silo_node.errors import UsageError
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False),
-]
 PasswordFile = Annotated[Path | None, typer.Option("--password-file", help="File whose first line is the password.")]
 Name = Annotated[str, typer.Argument(help="The user's name at sign-in, such as it-nord.")]
 
-_page = typer.Typer(name="page", invoke_without_command=True, help="The node's own page in the browser.")
-_user = typer.Typer(name="user", no_args_is_help=True, help="Who may sign in at the page.")
+_page = Commands(name="page", invoke_without_command=True, help="The node's own page in the browser.")
+_user = Commands(name="user", no_args_is_help=True, help="Who may sign in at the page.")
 _page.add_typer(_user)
 
 
@@ -29,16 +26,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 @_page.callback()
-def page(context: typer.Context, folder: Folder = None, as_json: AsJson = False) -> None:
+def page(context: typer.Context, folder: FolderOption = None, as_json: AsJson = False) -> None:
     """Serve the page until Ctrl-C; `silo run` serves it too, unless `[page] off` is set.
 
     Examples:
 
       silo page --folder /srv/silo
     """
-    if context.invoked_subcommand is not None:
-        return
     with errors_shown(as_json):
+        if context.invoked_subcommand is not None:
+            if folder is not None and str(folder) != os.environ.get(HOME):
+                raise UsageError("put --folder after the whole command, such as `silo page user list --folder FOLDER`")
+            return
         from silo_node.page import entries
         from silo_node.page.serve import serve
         from silo_node.service import logs
@@ -61,7 +60,7 @@ def page(context: typer.Context, folder: Folder = None, as_json: AsJson = False)
 def add(
     name: Name,
     role: Annotated[str, typer.Option(help="it: hospital IT; steward: decides about studies.")],
-    folder: Folder = None,
+    folder: FolderOption = None,
     person: Annotated[str, typer.Option(help="For a steward: the name in trust.json.")] = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
@@ -91,7 +90,9 @@ def add(
 
 
 @_user.command()
-def password(name: Name, folder: Folder = None, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
+def password(
+    name: Name, folder: FolderOption = None, password_file: PasswordFile = None, as_json: AsJson = False
+) -> None:
     """Set a new password: the user's sessions end, and a pause after wrong passwords too.
 
     Examples:
@@ -114,7 +115,7 @@ def password(name: Name, folder: Folder = None, password_file: PasswordFile = No
 
 
 @_user.command()
-def remove(name: Name, folder: Folder = None, as_json: AsJson = False) -> None:
+def remove(name: Name, folder: FolderOption = None, as_json: AsJson = False) -> None:
     """End an account and its sessions.
 
     Examples:
@@ -136,7 +137,7 @@ def remove(name: Name, folder: Folder = None, as_json: AsJson = False) -> None:
 
 
 @_user.command("list")
-def list_(folder: Folder = None, as_json: AsJson = False) -> None:
+def list_(folder: FolderOption = None, as_json: AsJson = False) -> None:
     """Who may sign in.
 
     Examples:

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from silo_node.commands.terminal import (
-    AsJson,
-    Folder,
-    PassphraseFile,
-    errors_shown,
-    node_of,
-    out,
-    passphrase,
-    print_json,
-)
+from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.terminal import AsJson, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
 from silo_node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +28,7 @@ class _WithDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-policy = typer.Typer(
+policy = Commands(
     name="policy",
     cls=_WithDefault,
     no_args_is_help=True,

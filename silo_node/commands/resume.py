@@ -7,17 +7,8 @@ from typing import Annotated
 
 import typer
 
-from silo_node.commands.terminal import (
-    AsJson,
-    Folder,
-    PassphraseFile,
-    errors_shown,
-    folder_and,
-    node_of,
-    out,
-    passphrase,
-    print_json,
-)
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
 from silo_node.errors import UsageError
 
 
@@ -43,7 +34,6 @@ def resume(
     with errors_shown(as_json):
         from silo_node.steward import resumes
 
-        folder, study = folder_and(folder, study)
         if not study:
             raise UsageError("name the study")
         node = node_of(folder)

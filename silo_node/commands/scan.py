@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_node.commands.terminal import AsJson, Folder, config_of, err, errors_shown, out, print_json
+from silo_node.commands.folder import Folder
+from silo_node.commands.terminal import AsJson, config_of, err, errors_shown, out, print_json
 from silo_node.config import Config
 from silo_node.errors import SiloError, UsageError
 
@@ -64,8 +65,7 @@ def scan(
             wrong = scanning.labels_problem(config)
         else:
             with _progress("Headers", root) as step:
-                report = scanning.try_folder(root, index_db, config, step)
-            wrong = None
+                report, wrong = scanning.try_folder(root, index_db, config, step)
         if pixels:
             with _progress("Pixels", root) as step:
                 scanning.check_pixels(index_db, config, step)
@@ -132,6 +132,8 @@ def _facts(file: IndexedFile, root: Path) -> dict[str, Any]:
 
 def _print_summary(report: ScanReport, index_db: Path, root: Path, files: bool, wrong: SiloError | None) -> None:
     facts: dict[str, Any] = {
+        "found": report.files + sum(report.passed_over.values()),
+        "passed_over": dict(report.passed_over),
         "files": report.files,
         "usable": report.usable,
         "patients": report.patients,
@@ -154,9 +156,11 @@ def _tell_apart(wrong: SiloError, summary: bool) -> None:
 
 
 def _show(report: ScanReport, index_db: Path, root: Path, files: bool) -> None:
-    from silo_node.imaging.index import PROBLEMS
+    from silo_node.imaging.index import PASSED_OVER, PROBLEMS
 
     out.print(f"{report.files} files, {report.usable} usable, {report.patients} patients, {report.seconds:.1f} s")
+    for code, count in report.passed_over.items():
+        out.print(f"  passed over: {count} {PASSED_OVER[code]}", markup=False)
     named = _with_problems(index_db, root) if files else []
     for code, count in sorted(report.problems.items()):
         out.print(f"  {code}: {count} ({PROBLEMS[code]})", markup=False)

@@ -35,13 +35,11 @@ err = Terminal(stderr=True, soft_wrap=True, highlight=False)
 
 _NOT_OURS = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY", "SQLITE_PERM")
 
-Folder = Annotated[
-    Path | None, typer.Argument(help="The silo's folder; also from SILO_HOME.", envvar="SILO_HOME", show_default=False)
-]
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the steward's passphrase.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+EachAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each thing that happens.")]
 
 
 @contextmanager
@@ -91,18 +89,10 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, sort_keys=True).replace("\x7f", "\\u007f") + "\n")
 
 
-def folder_and(folder: Path | None, value: str) -> tuple[Path | None, str]:
-    """The silo's folder and another argument, of `COMMAND FOLDER VALUE`, or of `COMMAND VALUE` where SILO_HOME is set."""
-    home = os.environ.get("SILO_HOME")
-    if home and not value and folder is not None and not folder.exists():
-        return Path(home), str(folder)
-    return folder, value
-
-
 def config_of(folder: Path | None) -> Config:
     """The silo in `folder` or SILO_HOME. Raises: UsageError."""
     if folder is None:
-        raise UsageError("name the silo's folder, or set SILO_HOME")
+        raise UsageError("name the silo's folder with --folder (-C), or set SILO_HOME")
     return Config.load(folder)
 
 

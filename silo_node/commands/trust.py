@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silo_node.commands.folder import Commands, Folder
 from silo_node.commands.terminal import (
     AsJson,
-    Folder,
     PassphraseFile,
     config_of,
     errors_shown,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from silo_node.config import Config
     from silo_node.steward.trust_changes import Draft
 
-trust = typer.Typer(
+trust = Commands(
     name="trust",
     no_args_is_help=True,
     help="Who decides for this hospital: keys, people, and how many of them must agree.",

@@ -1,8 +1,9 @@
 """FOLDER/egress.db: what left this hospital, when, of which kind, how many bytes, and the digest of each body.
 
 A row is written before its request goes out, and completed with the answer's status; so a row without status means
-"perhaps sent". Requests without a body (polls, downloads) are only counted: nothing left but the question. The sums by
-kind are kept in memory for a second at most before they are written; the rows are what an auditor counts on.
+"perhaps sent". Where no connection stood, the status is NOT_SENT, and its bytes are in no sum. Requests without a body
+(polls, downloads) are only counted: nothing left but the question. The sums by kind are kept in memory for a second at most
+before they are written; the rows are what an auditor counts on.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ STEPS: Final = (
 )
 """Its format, step by step (migrations.py)."""
 
+NOT_SENT: Final = 0
+"""In place of a status: there was no connection over which it could have left."""
 SOON: Final = 1.0
 """Seconds."""
 
@@ -93,18 +96,32 @@ class EgressLog:
                     raise DiskFull("no room to note in egress.db what leaves: nothing was sent, make room") from error
                 raise EgressLogBusy(self._path) from error
 
+    def not_sent(self, row: int | None, *, kind: str, sent: int, round_id: str | None) -> None:
+        """Take back what `sending` noted (`sent`: body and head, bytes): there was no connection, so nothing left."""
+        with self._lock:
+            counted = self._counted.setdefault(kind, [0, 0, 0])
+            counted[0] -= 1
+            counted[1] -= sent
+            if round_id in self._rounds:
+                self._rounds[round_id][0] -= sent
+            self._complete(row, NOT_SENT)
+
     def answered(self, row: int | None, *, kind: str, status: int, received: int, round_id: str | None) -> None:
         """Note the answer: its HTTP status and the bytes that came with it."""
         with self._lock:
             self._counted.setdefault(kind, [0, 0, 0])[2] += received
             if round_id is not None:
                 self._rounds.setdefault(round_id, [0, 0])[1] += received
-            if row is not None:
-                try:
-                    self._db.execute("UPDATE sent SET status = ? WHERE id = ?", (status, row))
-                except sqlite3.Error as error:
-                    # It has left, and its answer counts: the row goes on saying "perhaps sent".
-                    logs.get().warning("egress_log.behind", why=type(error).__name__)
+            self._complete(row, status)
+
+    def _complete(self, row: int | None, status: int) -> None:
+        if row is None:
+            return
+        try:
+            self._db.execute("UPDATE sent SET status = ? WHERE id = ?", (status, row))
+        except sqlite3.Error as error:
+            # The request is over, and an answer counts: the row goes on saying "perhaps sent".
+            logs.get().warning("egress_log.behind", why=type(error).__name__)
 
     def of_round(self, round_id: str) -> tuple[int, int]:
         """Bytes up and down for one round, since this process started; forgotten when read."""

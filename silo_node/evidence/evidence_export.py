@@ -19,6 +19,7 @@ from protocol.transparency.export import ExportError, Report, check_export
 from protocol.transparency.proof import make_proof
 from protocol.transparency.tiles import FolderTileStore, entries, inclusion_from_tiles, paths
 from silo_node.errors import SiloError, UsageError
+from silo_node.evidence.egress_log import NOT_SENT
 from silo_node.files import write_bytes
 from silo_node.node import Node
 
@@ -26,7 +27,7 @@ COLUMNS: Final = ("time", "kind", "method", "path", "round", "bytes", "digest", 
 _README: Final = """What left the hospital of the silo {silo}, and what its node did: the silo's own audit log, {size} entries.
 
 sent.csv      every message with a body, written before it left: time (UTC), kind, round, bytes, digest, the portal's status
-              (empty: perhaps sent)
+              (empty: perhaps sent; 0: not sent, because no connection stood)
 log/          the log; check it without us or the network:   consilium-verify log
               Its policy file names the key that signs it: {vkey}
               Compare that with what the hospital tells you, or give your own policy with --policy.
@@ -77,7 +78,7 @@ def export(node: Node, out: Path, *, since: str | None = None) -> dict[str, Any]
     """Write the export into the new folder `out`.
 
     Parameters: since: first day of sent.csv, YYYY-MM-DD; the log is always whole, or nobody could check it.
-    Returns: {"entries", "messages"}. Raises: UsageError where `out` is there already; DiskFull.
+    Returns: {"entries", "messages"}, without those that were not sent. Raises: UsageError where `out` is there already; DiskFull.
     """
     if out.exists():
         raise UsageError(f"{out} is there already: name a folder that is not, so that two exports do not mix")
@@ -93,7 +94,7 @@ def export(node: Node, out: Path, *, since: str | None = None) -> dict[str, Any]
     readme = _README.format(silo=node.config.name, size=size, vkey=node.keys.log_vkey)
     write_bytes(beside / "README.txt", readme.encode())
     beside.rename(out)
-    return {"entries": size, "messages": len(rows)}
+    return {"entries": size, "messages": sum(row["status"] != NOT_SENT for row in rows)}
 
 
 def write_log(node: Node, out: Path) -> int:

@@ -339,17 +339,19 @@ def _decoders(syntaxes: dict[str, int]) -> Check:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
+    from silo_node.imaging import terms
+
     missing = []
     for syntax, count in sorted(syntaxes.items()):
+        if terms.transfer_syntax(syntax) == terms.OTHER:
+            missing.append(f"one that DICOM does not know ({count} files)")
+            continue
         try:
             there = get_decoder(UID(syntax)).is_available
         except (NotImplementedError, KeyError):
             there = False
         if not there:
-            # A name of the standard, never a text of a file: a private syntax may be named after anything.
-            name = (
-                UID(syntax).name if UID(syntax).is_transfer_syntax and not UID(syntax).is_private else "a private one"
-            )
+            name = UID(syntax).name
             missing.append(f"{name} ({count} files)")
     if missing:
         said = f"No decoder is there for transfer syntaxes of the index: {', '.join(missing)}."

@@ -141,7 +141,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         (
             *("NOT_DICOM", "CORRUPT", "UNREADABLE", "NO_PATIENT", "NO_INSTANCE", "NO_IMAGE", "TOO_LARGE", "DUPLICATE"),
             *("PIXELS_CORRUPT", "PIXELS_CUT", "PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY", "NO_PIXELS", "NOT_A_FILE"),
-            *("LINK_OUTSIDE", "BAD_NAME", "HEADER_TOO_LARGE"),
+            *("LINK_OUTSIDE", "BAD_NAME", "HEADER_TOO_LARGE", "PIXELS_NO_VALUE"),
         ),
     ),
     (
@@ -155,6 +155,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "`silo consent check PATIENT` says which consent decides, and why.",
         ("NOT_CONSENTED",),
     ),
+    ("Nothing: what the link leads to is read at its own place in the data folder.", ("LINK_FOLDER",)),
     ("Name the patient of that file in labels.csv (columns `file` and `PatientID`), then scan again.", ("PATIENT_UNKNOWN",)),
     (
         "Install the decoders (`pip install consilium[silo]` brings them all), restart, and `silo scan`.",

@@ -6,6 +6,7 @@
     known.py    whether an opened file is the one that the index speaks of
     fragments.py   which fragments of compressed pixel data are one frame
     header.py   one file's header, without its pixels
+    terms.py    what of a header may be shown
     index.py    headers of a folder, in SQLite; every file is a row, a bad one a row with its reason
     cohort.py   who may take part in this round, and why others may not
     decode.py   one file -> one grey picture of the plan's size

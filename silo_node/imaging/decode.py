@@ -75,8 +75,8 @@ def read(
 
     known: what the index says of the file; None only for a file of no index.
     Raises PixelError `UNREADABLE`, `FILE_CHANGED` (it is not the file that was indexed), `PIXELS_CORRUPT` (damaged, cut
-    off), `PIXELS_UNSUPPORTED` (no decoder reads it) or `PIXELS_MEMORY`. A decoder is C code that may crash or hang on a
-    hostile file: see decoder_pool.py.
+    off), `PIXELS_NO_VALUE` (float pixels, none of them a finite number), `PIXELS_UNSUPPORTED` (no decoder reads it) or
+    `PIXELS_MEMORY`. A decoder is C code that may crash or hang on a hostile file: see decoder_pool.py.
     """
     if window not in WINDOWS:
         raise ValueError("window must be one of " + ", ".join(WINDOWS))
@@ -218,7 +218,9 @@ def _grey(dataset: Dataset, window: str) -> tuple[NDArray[np.float32], int]:
         return (stored.astype(np.float32) @ _LUMINANCE) / np.float32(2**bits - 1), bits
     padding = _padding(dataset, stored)
     if padding is not None and stored.dtype.kind == "f":
-        stored = np.where(padding, 0, stored)  # no numbers, perhaps
+        if not np.isfinite(stored).any():
+            raise PixelError("PIXELS_NO_VALUE", "No pixel of a file holds a finite number.")
+        stored = np.where(padding, 0, stored)
     # float32 holds 24 bits: wider values keep theirs until they are fitted into 0..1
     kind: type[np.floating[Any]] = np.float32 if bits <= 24 else np.float64
     values = lookup.modality(stored, dataset).astype(kind)

@@ -41,7 +41,7 @@ class CohortError(DataError):
 
 
 class PixelError(DataError):
-    """One file's pixels cannot be used. Codes `UNREADABLE`, `FILE_CHANGED`, `PIXELS_CORRUPT`, `PIXELS_UNSUPPORTED`."""
+    """One file's pixels cannot be used. Codes `UNREADABLE`, `FILE_CHANGED`, `PIXELS_*`."""
 
 
 class StorageError(DataError):

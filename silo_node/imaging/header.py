@@ -25,7 +25,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from silo_node.imaging import bounded, fragments
+from silo_node.imaging import bounded, fragments, terms
 from silo_node.imaging.bounded import Source, TooMuch
 
 VERSION = 4  # kept in the index: raise it when the same file would get another row
@@ -46,10 +46,7 @@ _TAGS = [
 _BY_NAME = {name: Tag(name) for name in _TAGS}
 _OPTIONS: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(_BY_NAME.values())}
 _PLAIN = re.compile(rb"[ -\[\]-~\x00]*")  # ASCII without backslash and escape
-_CODE, _UID = (
-    re.compile(r"[A-Z][A-Z0-9]{1,15}"),
-    re.compile(r"[0-9.]{1,64}"),
-)  # what is shown is what it must be, or not
+_UID = re.compile(r"[0-9.]{1,64}")
 
 # pydicom's warnings and log lines quote header values: they may name a patient.
 config.settings.reading_validation_mode = config.IGNORE
@@ -59,7 +56,8 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 @dataclass(frozen=True)
 class Header:
-    """What the index keeps, `size` and `mtime_ns` of the file that was opened. `problem`: a code of index.PROBLEMS or None."""
+    """What the index keeps, `size` and `mtime_ns` of the file that was opened. `problem`: a code of index.PROBLEMS or None.
+    modality, transfer_syntax: as terms.py lets them be shown."""
 
     size: int | None = None
     mtime_ns: int | None = None
@@ -197,18 +195,15 @@ def native_bits(dataset: Dataset, tag: int, rows: int, columns: int) -> int:
 
 
 def _header(dataset: Dataset, source: Source) -> Header:
-    modality = text(dataset, "Modality")
-    if modality is not None and not _CODE.fullmatch(modality):
-        modality = None
     rows, columns, frames = (number(dataset, name) for name in ("Rows", "Columns", "NumberOfFrames"))
     syntax = transfer_syntax(dataset)
     if not _UID.fullmatch(syntax):
         raise ValueError("the transfer syntax is no UID")
     found = Header(
         *source.seen, sop=text(dataset, "SOPInstanceUID"), patient=text(dataset, "PatientID"),
-        study=text(dataset, "StudyInstanceUID"), series=text(dataset, "SeriesInstanceUID"), modality=modality,
-        rows=rows, columns=columns, frames=frames or 1,
-        transfer_syntax=str(pydicom.uid.DeflatedExplicitVRLittleEndian) if source.deflated else syntax,
+        study=text(dataset, "StudyInstanceUID"), series=text(dataset, "SeriesInstanceUID"),
+        modality=terms.modality(text(dataset, "Modality")), rows=rows, columns=columns, frames=frames or 1,
+        transfer_syntax=str(pydicom.uid.DeflatedExplicitVRLittleEndian) if source.deflated else terms.transfer_syntax(syntax),
     )  # fmt: skip
     problem = _problem(found) or _pixel_problem(found, dataset, source, syntax)
     return replace(found, problem=problem) if problem else found

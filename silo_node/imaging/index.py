@@ -16,6 +16,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
     from silo_node.pacs.inbox import Patients
 
 PROBLEMS: Mapping[str, str] = {
-    "NOT_DICOM": "not a DICOM file",
+    "NOT_DICOM": "not a DICOM file: 128 bytes and DICM (the preamble) do not begin it, nor an image without them",
     "CORRUPT": "the header is damaged or cut off",
     "UNREADABLE": "the operating system does not let us read the file",
     "NOT_A_FILE": "not a regular file (a pipe, a socket, a device): never opened",
     "LINK_OUTSIDE": "a link that leads out of the data folder: not followed",
+    "LINK_FOLDER": "a link to a folder inside the data folder: not followed, what is in it is read at its own place",
     "BAD_NAME": "the name of the file or of its folder is not UTF-8: not opened; rename it",
     "HEADER_TOO_LARGE": "the header is longer or nested deeper than any real one, or inflates to too much",
-    "NO_PATIENT": "the header has no patient id",
+    "NO_PATIENT": "the header has no patient id (its pixels are not looked at, they may be damaged too)",
     "NO_INSTANCE": "the header has no SOP instance UID",
     "NO_IMAGE": "the file holds no image (a report, a directory, a presentation state), or is cut off before it",
     "TOO_LARGE": "the image has more pixels than this node decodes",
@@ -50,12 +52,19 @@ PROBLEMS: Mapping[str, str] = {
     "NO_PIXELS": "the header describes an image, but no pixel data follows it",
     "PIXELS_CUT": "the pixel data is shorter than the header says, or its end is missing",
     "PIXELS_CORRUPT": "the pixel data is damaged or cut off",
+    "PIXELS_NO_VALUE": "no pixel holds a finite number",
     "PIXELS_UNSUPPORTED": "the pixel data is in a form that no installed decoder reads",
     "PIXELS_CRASHED": "a decoder crashed on the pixel data; only its own process ended",
     "PIXELS_SLOW": "decoding was ended after too long",
     "FILE_CHANGED": "exchanged or overwritten since the scan: not used until the next scan has read it anew",
     "PIXELS_MEMORY": "decoding needs more memory than this node gives one file",
 }
+PASSED_OVER: Mapping[str, str] = {
+    "CSV": "lists (*.csv)",
+    "HIDDEN": "files whose name begins with a dot",
+    "HIDDEN_FOLDER": "folders whose name begins with a dot, each with all that is in it",
+}
+"""What is looked for no further and gets no row; a scan says how many."""
 WORTH_ANOTHER_TRY = frozenset({"PIXELS_CRASHED", "PIXELS_SLOW", "PIXELS_MEMORY"})
 """May have been the machine's fault and not the file's: `silo scan --pixels` decodes these again."""
 BUSY_SECONDS = 30.0  # how long one scan waits for another
@@ -102,7 +111,8 @@ class IndexedFile:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What a scan found. `opened`: headers read now; `unchanged`: known already; `problems`: code -> files."""
+    """What a scan found. `opened`: headers read now; `unchanged`: known already; `problems`: code -> files; `passed_over`:
+    code of PASSED_OVER -> files or folders that are no rows and in no other number."""
 
     files: int
     usable: int
@@ -113,6 +123,7 @@ class ScanReport:
     problems: Mapping[str, int]
     modalities: Mapping[str, int]
     seconds: float
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 def scan(
@@ -153,8 +164,9 @@ def scan(
         db.execute(f"CREATE TEMP TABLE fresh AS SELECT {_COLUMNS} FROM files LIMIT 0")
         rows: list[tuple[object, ...]] = []
         gone = set(known)
+        passed: Counter[str] = Counter()
         local = False  # whether the data folder itself holds anything
-        for path, size, mtime, problem in _both(root, inbox, inner):
+        for path, size, mtime, problem in _both(root, inbox, inner, passed):
             local |= not path.startswith("/")
             before = known.get(path)
             gone.discard(path)
@@ -197,14 +209,16 @@ def scan(
             db.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) SELECT {_COLUMNS} FROM fresh")
             db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
             _mark_duplicates(db)
-        return _report(db, opened, unchanged, len(gone), time.perf_counter() - began)
+        return _report(db, opened, unchanged, len(gone), time.perf_counter() - began, passed)
 
 
-def _both(root: Path, inbox: Patients | None, inner: Path) -> Iterator[tuple[str, int, int, str | None]]:
+def _both(
+    root: Path, inbox: Patients | None, inner: Path, passed: Counter[str]
+) -> Iterator[tuple[str, int, int, str | None]]:
     """The files of the data folder, then those of the inbox (really at `inner`) by their absolute paths."""
-    yield from _walk(root)
+    yield from _walk(root, passed)
     if inbox is not None and inbox.folder.is_dir():
-        for path, *seen in _walk(inner):
+        for path, *seen in _walk(inner, passed):
             yield (inbox.folder / path).as_posix(), *seen
 
 
@@ -255,31 +269,32 @@ def key(path: Path, root: Path) -> str:
 def counted_again(report: ScanReport, index_db: Path) -> ScanReport:
     """The report of a scan after files were marked."""
     with closing(_open(Path(index_db))) as db, _damage_named():
-        return _report(db, report.opened, report.unchanged, report.gone, report.seconds)
+        return _report(db, report.opened, report.unchanged, report.gone, report.seconds, report.passed_over)
 
 
 def count(data_folder: Path) -> int:
     """How many files a scan will look at."""
-    return sum(1 for _ in _walk(Path(data_folder).resolve()))
+    return sum(1 for _ in _walk(Path(data_folder).resolve(), Counter()))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int, int, str | None]]:
+def _walk(root: Path, passed: Counter[str]) -> Iterator[tuple[str, int, int, str | None]]:
     """(path from root, bytes, mtime_ns, problem) of every file that may be an image, sorted; not hidden ones or lists.
 
-    Nothing is opened, and no link is followed that leads out of the folder: `problem` says so.
+    Nothing is opened, and no link to a folder or out of the root is followed: `problem` says so. What is left out is counted
+    in `passed`, by codes of PASSED_OVER.
     """
     closed: list[Path] = []
     for folder, inner, names in os.walk(root, onerror=lambda error: closed.append(Path(error.filename))):
         here = Path(folder)
         links = [name for name in inner if (here / name).is_symlink()]
+        passed["HIDDEN_FOLDER"] += sum(name.startswith(".") and name not in links for name in inner)
         inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in links)
         below = "" if here == root else here.relative_to(root).as_posix() + "/"
         for name in sorted([*names, *links]):
             if name.startswith(".") or name[name.rfind(".") :].lower() in _SKIPPED_SUFFIXES:
+                passed["HIDDEN" if name.startswith(".") else "CSV"] += 1
                 continue
             found = _look(root, here / name, is_folder=name in links)
-            if found is None:
-                continue
             path = below + name
             if not _is_text(path):
                 path, found = _as_text(root, path), (*found[:2], "BAD_NAME")
@@ -306,15 +321,15 @@ def _as_text(root: Path, path: str) -> str:
     return shown
 
 
-def _look(root: Path, path: Path, *, is_folder: bool) -> tuple[int, int, str | None] | None:
-    """(bytes, mtime_ns, problem); None for a link to a folder inside `root`, which is read at its own place."""
+def _look(root: Path, path: Path, *, is_folder: bool) -> tuple[int, int, str | None]:
+    """(bytes, mtime_ns, problem)."""
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
             if not path.resolve().is_relative_to(root):
                 return 0, status.st_mtime_ns, "LINK_OUTSIDE"
             if is_folder:
-                return None
+                return 0, status.st_mtime_ns, "LINK_FOLDER"
             status = path.stat()
     except (OSError, RuntimeError):  # RuntimeError: a link that leads to itself
         return 0, 0, "UNREADABLE"
@@ -355,7 +370,9 @@ def _mark_duplicates(db: sqlite3.Connection) -> None:
     )
 
 
-def _report(db: sqlite3.Connection, opened: int, unchanged: int, gone: int, seconds: float) -> ScanReport:
+def _report(
+    db: sqlite3.Connection, opened: int, unchanged: int, gone: int, seconds: float, passed_over: Mapping[str, int]
+) -> ScanReport:
     problems = dict(db.execute("SELECT problem, count(*) FROM files WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"))
     modalities = dict(
         db.execute("SELECT coalesce(modality, 'none'), count(*) FROM files WHERE problem IS NULL GROUP BY 1 ORDER BY 1")
@@ -372,4 +389,5 @@ def _report(db: sqlite3.Connection, opened: int, unchanged: int, gone: int, seco
         problems=problems,
         modalities=modalities,
         seconds=seconds,
+        passed_over={code: count for code, count in sorted(passed_over.items()) if count},
     )

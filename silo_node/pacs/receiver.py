@@ -111,6 +111,7 @@ class Server:
         self._sizes: dict[int, int] = {}
         self._state = "listening"
         self._tls = Tls(config, settings, self._count) if settings.tls_cert else None
+        self._came: dict[int, Counter[str]] = {}
         self._server = self._listen()
         self._write()
 
@@ -173,7 +174,7 @@ class Server:
         primitive = event.assoc.requestor.primitive
         caller = (str(primitive.calling_ae_title).strip(), _plain(event.assoc.requestor.address))
         if caller not in self._peers:
-            self._count("rejected")
+            self._count("rejected", event)
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling title not recognised
             event.assoc.kill()  # waits until that is sent
 
@@ -185,7 +186,7 @@ class Server:
         before = self._sizes.get(key, 0)
         self._sizes[key] = before + event.pdu.pdu_length
         if before <= most < self._sizes[key]:
-            self._count("INSTANCE_TOO_BIG")
+            self._count("INSTANCE_TOO_BIG", event)
             event.assoc.abort()
 
     def _arrived(self, event: Any) -> None:
@@ -193,6 +194,10 @@ class Server:
 
     def _closed(self, event: Any) -> None:
         self._arrived(event)
+        with self._lock:
+            came = self._came.pop(id(event.assoc), None)
+        if came:
+            logs.get().info("receiver.association", counts=dict(came))
         if event.assoc.requestor.primitive is None:
             # pynetdicom would wait for a request on the closed connection, as one of the few associations allowed.
             event.assoc.dul.to_user_queue.put(None)
@@ -208,21 +213,22 @@ class Server:
                 file.flush()
                 self._inbox.take(path, sop=str(request.AffectedSOPInstanceUID), against=self._standing.against)
         except InstanceRefused as error:
-            self._count(error.code)
+            self._count(error.code, event)
             return STATUS.get(error.code, NOT_UNDERSTOOD)
         except (SiloError, OSError) as error:
             code = error.code if isinstance(error, SiloError) else "RECEIVER_FAILED"
-            self._count(code)
+            self._count(code, event)
             logs.get().error("receiver.refused", code=code, error_at=error)
             return LATER
-        self._count("received")
+        self._count("received", event)
         return 0x0000
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
-    def _count(self, what: str) -> None:
+    def _count(self, what: str, event: Any = None) -> None:
         with self._lock:
             self._counts[what] += 1
+            self._came.setdefault(id(event.assoc), Counter())[what] += 1
         self._write()
 
     def _write(self) -> None:
@@ -259,10 +265,8 @@ def _image_classes() -> Iterable[str]:
     return [uid for name, uid in _STORAGE_CLASSES.items() if "ImageStorage" in name]
 
 
-def main(folder: str) -> int:
-    """Until SIGTERM; the exit code."""
-    config = Config.load(Path(folder))
-    logs.configure(config.folder, config.name)
+def serve(config: Config) -> None:
+    """Until SIGTERM or Ctrl-C. Raises: SiloError, which stands in receiver.json too."""
     stop = threading.Event()
     try:
         server = Server(config)
@@ -270,8 +274,7 @@ def main(folder: str) -> int:
         logs.get().error("receiver.failed", code=error.code, sentence=error.sentence)
         failed = {"state": "failed", "time": now_text(), "code": error.code, "sentence": error.sentence}
         write_json(config.folder / "receiver.json", failed)
-        sys.stderr.write(f"{error.code}: {error.sentence}\n")
-        return error.exit_code
+        raise
     settings = config.settings.receiver
     assert settings is not None
     most = MEMORY + 4 * settings.max_mb * MB
@@ -283,6 +286,18 @@ def main(folder: str) -> int:
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     server.stop()
+    logs.get().info("receiver.stopped")
+
+
+def main(folder: str) -> int:
+    """As a process of `silo run`; the exit code."""
+    config = Config.load(Path(folder))
+    logs.configure(config.folder, config.name)
+    try:
+        serve(config)
+    except SiloError as error:
+        sys.stderr.write(f"{error.code}: {error.sentence}\n")
+        return error.exit_code
     return 0
 
 

@@ -43,6 +43,8 @@ FORGET_ONE: Final = 10.0
 """Seconds in which one of those is forgotten."""
 SLOWER: Final = 1.0
 """Seconds longer."""
+NOTED: Final = 0.5
+"""Seconds that the answer takes, after the hash, with which a pause begins; longer than to note it in the silo's log."""
 MOST_AT_ONCE: Final = 8
 """Tries that wait for their turn; the page has threads for the other pages then."""
 UNKNOWN_BYTES: Final = 2
@@ -203,11 +205,11 @@ class Accounts:
         return token
 
     def check_password(self, name: str, password: str) -> User:
-        """Whose it is; an unknown name takes as long and is answered alike. One account's pause is no other's.
+        """Whose it is. An unknown name, and one that pauses, take as long: a password is hashed in each case, in one's turn.
+        One account's pause is no other's.
 
         Raises: Refused (SIGN_IN_PAUSED, SIGN_IN_WRONG, SIGN_IN_BUSY).
         """
-        self._tries(name)
         if not self._turns.acquire(blocking=False):
             raise Refused("SIGN_IN_BUSY", "Too many are signing in at this moment: try again in a few seconds.")
         try:
@@ -217,13 +219,20 @@ class Accounts:
             self._turns.release()
 
     def _checked(self, name: str, password: str) -> User:
-        who, user, times = self._tries(name)
+        who, user, times, left = self._tries(name)
         if self._slowed():
             self._wait(SLOWER)
         with self._lock:
             found = self._db.execute("SELECT salt, hash FROM users WHERE name = ?", (name,)).fetchone()
         salt, wanted = found or (b"\0" * 16, b"")
         given = _scrypt(password[: MOST_PASSWORD + 1], salt)
+        if left > 0:
+            raise Refused(
+                "SIGN_IN_PAUSED",
+                f"Too many wrong passwords: try again in {_seconds(left)}. Hospital IT can end the pause with "
+                "`silo page user password`.",
+            )
+        hashed = time.monotonic()
         if user is not None and found is not None and hmac.compare_digest(given, wanted):
             with self._lock:
                 self._db.execute("DELETE FROM tries WHERE who = ?", (who,))
@@ -241,25 +250,20 @@ class Accounts:
             self._note(Event("auth.failed", None))
         if pause and user is not None:
             self._note(Event("auth.failed", user))
+        if pause:
+            # Only an account's pause is noted, which takes its time: the answer must not tell by it that there is one.
+            self._wait(max(0.0, NOTED - (time.monotonic() - hashed)))
         raise Refused("SIGN_IN_WRONG", "Name and password do not fit together.")
 
-    def _tries(self, name: str) -> tuple[bytes, User | None, int]:
-        """(what wrong tries are counted by, the account, how many there were). Raises: Refused in a pause."""
+    def _tries(self, name: str) -> tuple[bytes, User | None, int, float]:
+        """(what wrong tries are counted by, the account, how many there were, seconds of its pause that are left)."""
         now = self._clock()
         with self._lock:
             row = self._db.execute("SELECT name, role, person, id FROM users WHERE name = ?", (name,)).fetchone()
             who = _digest(name)[: None if row else UNKNOWN_BYTES]
-            times, until = self._db.execute("SELECT times, until FROM tries WHERE who = ?", (who,)).fetchone() or (
-                0,
-                0.0,
-            )
-        if now < until:
-            raise Refused(
-                "SIGN_IN_PAUSED",
-                f"Too many wrong passwords: try again in {_seconds(until - now)}. Hospital IT can end the pause with "
-                "`silo page user password`.",
-            )
-        return who, User(*row) if row else None, 0 if now > until + FORGIVEN else times
+            found = self._db.execute("SELECT times, until FROM tries WHERE who = ?", (who,)).fetchone()
+        times, until = found or (0, 0.0)
+        return who, User(*row) if row else None, 0 if now > until + FORGIVEN else times, until - now
 
     def _slowed(self) -> bool:
         """Whether every try takes longer: from many wrong ones on until all are forgotten. In one's turn only."""

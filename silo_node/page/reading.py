@@ -17,6 +17,7 @@ from protocol.data_use.document import MICRO
 from protocol.manifest import Manifest, ManifestError, parse_manifest
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError
+from silo_node.imaging import terms
 from silo_node.imaging.index import PROBLEMS
 from silo_node.steward import documents
 
@@ -87,7 +88,7 @@ def images(config: Config, *, code: str, page: int, name_files: bool) -> Images 
         total,
         usable or 0,
         patients,
-        [(name, n) for name, n in counted["modality"]],
+        [(name if name == "none" else terms.modality(name), n) for name, n in counted["modality"]],
         [(_syntax(name), n) for name, n in counted["transfer_syntax"]],
         [(name, PROBLEMS.get(name, name), n) for name, n in problems],
         rows,
@@ -100,11 +101,11 @@ def _times(path: Path) -> list[float]:
 
 
 def _syntax(uid: str) -> str:
-    """The transfer syntax in words; such a UID names a format, never a person."""
+    """The transfer syntax in words; one that the standard does not know is not shown."""
     from pydicom.uid import UID
 
-    name = UID(uid).name
-    return name if name == uid else f"{name} ({uid})"
+    known = terms.transfer_syntax(uid)
+    return uid if uid == "none" else known if known == terms.OTHER else f"{UID(uid).name} ({uid})"
 
 
 @dataclass(frozen=True)

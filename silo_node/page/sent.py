@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from silo_node.config import Config
+from silo_node.evidence.egress_log import NOT_SENT
 from silo_node.page.reading import PAGE_ROWS, database
 
 COLUMNS: Final = ("time", "kind", "study", "round", "bytes", "digest", "status")
@@ -21,6 +22,7 @@ _STUDY: Final = (
     f" substr(path, {len(_UNDER) + 1}, instr(substr(path, {len(_UNDER) + 1}) || '/', '/') - 1) ELSE '' END"
 )
 """The study of a message: of its round, or of the address that it was sent to."""
+_LEFT: Final = f"status IS NOT {NOT_SENT}"
 MEANINGS: Final = {
     "announce": "the portal's question whether we take part",
     "approval": "a steward's signed decision",
@@ -89,10 +91,11 @@ class Filter:
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of the log. total: messages that fit the filter; bytes: of all of them."""
+    """One page of the log. total: messages that fit the filter; left: those that had a connection; bytes: of these."""
 
     rows: list[dict[str, Any]]
     total: int
+    left: int
     bytes: int
     kinds: list[str]
     studies: list[str]
@@ -106,14 +109,18 @@ def listing(config: Config, chosen: Filter, page: int) -> Listing | None:
         return None
     where, values = chosen.where()
     with database(path) as db:
-        total, size = db.execute(f"SELECT count(*), coalesce(sum(bytes), 0) FROM sent WHERE {where}", values).fetchone()
+        total, left, size = db.execute(
+            f"SELECT count(*), count(*) FILTER (WHERE {_LEFT}), coalesce(sum(bytes) FILTER (WHERE {_LEFT}), 0)"
+            f" FROM sent WHERE {where}",
+            values,
+        ).fetchone()
         rows = list(_rows(db, where, values, PAGE_ROWS, (page - 1) * PAGE_ROWS))
         kinds = [row[0] for row in db.execute("SELECT DISTINCT kind FROM sent ORDER BY kind")]
         studies = [
             row[0] for row in db.execute(f"SELECT DISTINCT {_STUDY} AS study FROM sent ORDER BY study") if row[0]
         ]
         first = db.execute("SELECT min(time) FROM sent").fetchone()[0]
-    return Listing(rows, total, size, kinds, studies, first)
+    return Listing(rows, total, left, size, kinds, studies, first)
 
 
 def as_csv(config: Config, chosen: Filter) -> Iterator[bytes]:

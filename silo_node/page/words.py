@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from markupsafe import Markup, escape
 
 from protocol.plain_text import visible
+from silo_node.evidence.egress_log import NOT_SENT
 
 
 class Is(NamedTuple):
@@ -88,6 +89,8 @@ def answer(status: int | None) -> Is:
     """The portal's answer to a message."""
     if status is None:
         return Is("perhaps sent", "warn", "question")
+    if status == NOT_SENT:
+        return Is("not sent", "wait", "minus")
     return Is("taken", "good", "check") if status < 300 else Is(f"refused ({status})", "bad", "cross")
 
 

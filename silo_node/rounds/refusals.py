@@ -47,7 +47,13 @@ def send_refusal(
         except DiskFull as error:
             # To say no is always possible: the portal keeps the reason, and this silo's own log has it at least in text.
             logs.get().error("round.refusal_not_recorded", round=announcement.id, code=error.code)
-    logs.get().warning("round.refused", round=announcement.id, codes=[reason.code for reason in reasons])
+    logs.get().warning(
+        "round.refused",
+        study=announcement.study,
+        round=announcement.id,
+        codes=[reason.code for reason in said],
+        sentence=" ".join(reason.sentence for reason in said),
+    )
     try:
         node.egress.post(
             f"/api/v1/rounds/{announcement.id}/refusal",

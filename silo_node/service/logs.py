@@ -1,8 +1,13 @@
-"""FOLDER/silo.log: one JSON object a line, with study, round and silo where they apply. No patient, no header value."""
+"""FOLDER/silo.log: one JSON object a line, with study, round and silo where they apply. No patient, no header value.
+
+`silo run --json` and `silo receive --json` print what their process writes there, line by line.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +27,36 @@ def _guard(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def configure(folder: Path, silo: str, most_mb: int = MOST_MB) -> None:
+class _Printed:
+    """silo.log, and each line on standard output too. Where nobody reads that any more, the work goes on without it."""
+
+    def __init__(self, file: RotatingFile) -> None:
+        self._file = file
+        self._heard = True
+
+    def write(self, text: str) -> None:
+        """Whole lines."""
+        self._file.write(text)
+        if not self._heard:
+            return
+        # As in print_json: no name in it steers a terminal. Past Python's buffer, which would keep what a gone reader left.
+        data = text.replace("\x7f", "\\u007f").encode()
+        try:
+            while data:
+                data = data[os.write(sys.stdout.fileno(), data) :]
+        except OSError:
+            self._heard = False
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def configure(folder: Path, silo: str, most_mb: int = MOST_MB, *, printed: bool = False) -> None:
     """Write this process's log lines to FOLDER/silo.log (mode 0600), each with the silo's name.
 
-    most_mb: of all pieces of it together; `[limits] logs_mb`.
+    most_mb: of all pieces of it together; `[limits] logs_mb`. printed: also to standard output.
     """
+    file = RotatingFile(folder / "silo.log", most_mb)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -36,7 +66,7 @@ def configure(folder: Path, silo: str, most_mb: int = MOST_MB) -> None:
             _guard,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=RotatingFile(folder / "silo.log", most_mb)),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(file=_Printed(file) if printed else file),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(silo=silo)

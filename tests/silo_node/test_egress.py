@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 
 import pytest
 
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
+from silo_node.evidence.egress_log import NOT_SENT
 from silo_node.pin import Pin
 
 CHECKPOINT = "/api/v1/log/silo-checkpoint"
@@ -117,6 +119,40 @@ def test_a_request_that_got_no_answer_is_in_the_log_as_perhaps_sent(node, portal
     with pytest.raises(PortalUnreachable):
         node.egress.post(CHECKPOINT, {"note": "x"}, kind="silo-checkpoint", patience=0, round_id="st-x.1.1")
     assert [row["status"] for row in node.egress_log.rows("st-x.1.1")] == [None]
+    assert node.egress_log.totals()["silo-checkpoint"]["bytes_up"] > 0, "a connection was there, so it counts"
+
+
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:1"])
+def test_what_had_no_connection_to_leave_by_is_not_counted_as_sent(node, portal, monkeypatch, proxy):
+    if proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("NO_PROXY", "")
+    else:
+        portal.close()
+    for _ in range(2):
+        with pytest.raises(PortalUnreachable):
+            node.egress.post(CHECKPOINT, {"note": "x"}, kind="silo-checkpoint", patience=0, round_id="st-x.1.1")
+        with pytest.raises(PortalUnreachable):
+            node.egress.get("/api/v1/log/checkpoint", kind="poll", patience=0)
+    assert [row["status"] for row in node.egress_log.rows("st-x.1.1")] == [NOT_SENT, NOT_SENT]
+    totals = node.egress_log.totals()
+    for kind in ("poll", "silo-checkpoint"):
+        assert totals[kind] == {"requests": 0, "bytes_up": 0, "bytes_down": 0}
+    assert node.egress_log.of_round("st-x.1.1") == (0, 0)
+
+
+def test_a_tls_that_fails_before_the_request_is_not_counted_as_sent(silo):
+    """Somebody answers at the portal's address, but not with TLS: not a byte of the request is written."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        text = (silo.folder / "silo.toml").read_text()
+        where = f"https://127.0.0.1:{server.getsockname()[1]}"
+        (silo.folder / "silo.toml").write_text(text.replace(silo.portal.address, where))
+        node = silo.node()
+        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        with pytest.raises(PortalUnreachable):
+            node.egress.post(CHECKPOINT, {"note": "x"}, kind="silo-checkpoint", patience=0)
+        assert node.egress_log.totals()["silo-checkpoint"]["bytes_up"] == 0
+        node.close()
 
 
 def test_a_hospital_may_keep_a_copy_of_every_body(silo, portal):

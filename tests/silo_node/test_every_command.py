@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from silo_node.cli import app
-
-LASTING = {"silo run", "silo page", "silo receive"}
-"""Commands that work until they are stopped: there is no result to print."""
 
 
 def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -35,7 +33,55 @@ def examples(command: Any) -> list[str]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_prints_json(name):
     flags = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-    assert "--json" in flags or name in LASTING
+    assert "--json" in flags
+
+
+def typed(line: str, *more: str) -> list[str]:
+    """What follows `silo` in an example, without the folder that it names."""
+    words = shlex.split(line, comments=True)[1:]
+    for option in {"--folder", "-C"} & set(words):
+        place = words.index(option)
+        del words[place : place + 2]
+    return [word for word in words if word not in ("/srv/silo", "/var/lib/consilium-silo")] + list(more)
+
+
+@pytest.mark.parametrize("option", ["--folder", "-C"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_the_folder_as_the_same_option(name, option, tmp_path, monkeypatch):
+    """Typed as in its first example, with SILO_HOME set to another folder: it says that the one of the option is no silo."""
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setenv("SILO_HOME", str(tmp_path / "elsewhere"))
+    words = typed(examples(COMMANDS[name])[0], option, str(nowhere))
+    if name == "silo init":
+        nowhere.touch()
+    done = CliRunner().invoke(app, words)
+    if name == "silo version":
+        assert done.exit_code == 0, "it is the same for every folder"
+        return
+    code = 1 if name == "silo doctor" else 2
+    assert (done.exit_code, str(nowhere) in done.output, "elsewhere" in done.output) == (code, True, False), done.output
+
+
+def test_the_folder_stands_before_the_other_word_or_in_the_option_but_not_in_both(tmp_path, monkeypatch):
+    monkeypatch.delenv("SILO_HOME", raising=False)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for words in ([str(first), "st-abc"], ["st-abc", "-C", str(first)], ["-C", str(first), "st-abc"]):
+        done = CliRunner().invoke(app, ["approve", *words])
+        assert (done.exit_code, f"{first}" in done.output) == (2, True), done.output
+    for words in (["approve", str(first), "st-abc", "-C", str(second)], ["status", str(first), "-C", str(second)]):
+        done = CliRunner().invoke(app, words)
+        assert (done.exit_code, "named twice" in done.output) == (2, True), done.output
+    done = CliRunner().invoke(app, ["page", "-C", str(first), "user", "list"])
+    assert (done.exit_code, "after the whole command" in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize("words", ["status -", "approve --fol", "consent check --fol", "page user list --fol"])
+def test_a_shell_completes_the_option(words, monkeypatch):
+    monkeypatch.setenv("_SILO_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"silo {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    done = CliRunner().invoke(app, [], prog_name="silo")
+    assert "--folder" in done.output.split(), done.output
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -116,9 +116,24 @@ def test_a_patient_id_that_is_a_sequence_names_nobody(tmp_path: Path) -> None:
     assert (found.problem, found.patient) == ("CORRUPT", None)
 
 
-@pytest.mark.parametrize("modality", ["OTTO GEHEIM", "GEHEIM_OTTO", "19480101", "4711"])
+@pytest.mark.parametrize("modality", ["OTTO GEHEIM", "GEHEIM", "geheim", "CR\\GEHEIM", "19480101", "4711"])
 def test_a_name_or_number_in_place_of_the_modality_is_not_shown(tmp_path: Path, modality: str) -> None:
-    assert header.read(write_dicom(tmp_path / "1.dcm", PICTURE, modality=modality)).modality is None
+    assert header.read(write_dicom(tmp_path / "1.dcm", PICTURE, modality=modality)).modality == "other"
+
+
+def test_a_modality_of_the_standard_is_shown_and_a_missing_one_is_none(tmp_path: Path) -> None:
+    for number, modality in enumerate(["CR", "DX", "RTSEGANN", "ST"]):
+        assert header.read(write_dicom(tmp_path / f"{number}.dcm", PICTURE, modality=modality)).modality == modality
+    assert header.read(write_dicom(tmp_path / "none.dcm", PICTURE, Modality=None)).modality is None
+
+
+@pytest.mark.parametrize("syntax", ["1.2.3.19480101", "4711", "1.2.840.10008.1.1", "1.2.840.113619.5.2"])
+def test_a_transfer_syntax_that_the_standard_does_not_know_is_not_shown(tmp_path: Path, syntax: str) -> None:
+    path = write_dicom(tmp_path / "1.dcm", PICTURE)
+    plain = str(uid.ExplicitVRLittleEndian).encode() + b"\0"
+    path.write_bytes(path.read_bytes().replace(plain, syntax.encode().ljust(len(plain), b"\0")))
+    found = header.read(path)
+    assert (found.transfer_syntax, found.problem) == ("other", "PIXELS_UNSUPPORTED")
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF])
@@ -130,3 +145,22 @@ def test_a_sequence_without_an_end_is_damage_and_not_a_matter_of_rights(tmp_path
     path.write_bytes(body[:at] + head + body[at:])
     assert header.read(path).problem == "CORRUPT"
     assert _code(path) == "PIXELS_CORRUPT"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_float_picture_without_a_number_is_refused_and_not_black(tmp_path: Path, kind: Any, value: float) -> None:
+    """One number among them is enough to be a picture."""
+    values = np.full((6, 4), value, dtype=kind)
+    path = _edited(write_dicom(tmp_path / "1.dcm", np.zeros((6, 4), np.uint8)), BitsAllocated=values.itemsize * 8)
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        dataset = pydicom.dcmread(path)
+        delattr(dataset, keyword)
+        dataset.save_as(path)
+    name = {4: "FloatPixelData", 8: "DoubleFloatPixelData"}[values.itemsize]
+    _edited(path, **{name: values.tobytes()})
+    with pytest.raises(PixelError) as refused:
+        decode.read(path, size=(6, 4))
+    assert refused.value.code == "PIXELS_NO_VALUE" and refused.value.code in index.PROBLEMS
+    values[2, 3] = 7
+    assert decode.read(_edited(path, **{name: values.tobytes()}), size=(6, 4)).max() == 65535

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import uid
+from pydicom import dcmread, uid
 from pydicom.encaps import encapsulate
 from typer.testing import CliRunner, Result
 
@@ -81,7 +81,8 @@ def test_a_list_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path, dicom
     os.mkfifo(tmp_path / "data" / "labels.csv")
     command = [sys.executable, "-m", "silo_node.cli", "scan", "--data", str(tmp_path / "data"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 2 and "no regular file" in done.stdout
+    assert done.returncode == 2 and "no regular file" in done.stderr
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["a.dcm"]
 
 
 def test_no_files_name_steers_the_terminal_or_breaks_a_line_of_json(tmp_path: Path, dicom: Dicom) -> None:
@@ -148,7 +149,67 @@ def test_links_within_the_folder_are_followed_once(tmp_path: Path, dicom: Dicom)
     (tmp_path / "data/b").symlink_to("a")
     (tmp_path / "data/z.dcm").symlink_to("a/1.dcm")
     found = {each["path"]: each["reason"] for each in lines(scan("--data", tmp_path / "data", "--json"))}
-    assert found == {"a/1.dcm": None, "z.dcm": "DUPLICATE"}
+    assert found == {"a/1.dcm": None, "b": "LINK_FOLDER", "z.dcm": "DUPLICATE"}
+
+
+def test_a_link_to_the_data_folder_itself_is_a_row_and_no_loop(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "data/1.dcm")
+    (tmp_path / "data/loop").symlink_to(".")
+    found = {each["path"]: each["reason"] for each in lines(scan("--data", tmp_path / "data", "--json"))}
+    assert found == {"1.dcm": None, "loop": "LINK_FOLDER"}
+
+
+def test_what_is_passed_over_is_counted_and_the_total_adds_up(tmp_path: Path, dicom: Dicom) -> None:
+    data = tmp_path / "data"
+    for name in ("1.dcm", "a/2.dcm", ".hidden.dcm", "a/.DS_Store", ".snapshot/1.dcm", ".snapshot/2.dcm"):
+        dicom(data / name)
+    (data / "labels.csv").write_text("PatientID,label\nP1,1\n")
+    (data / "a/old.CSV").touch()
+    (facts,) = lines(scan("--data", data, "--summary", "--json", "--pixels"))
+    assert facts["passed_over"] == {"CSV": 2, "HIDDEN": 2, "HIDDEN_FOLDER": 1}
+    assert facts["found"] == 7 == facts["files"] + 5 and facts["files"] == 2
+    assert facts["files"] == facts["usable"] + sum(facts["problems"].values())
+    text = scan("--data", data).stdout
+    assert "passed over: 2 files whose name begins with a dot" in text and "2 lists (*.csv)" in text
+
+
+@pytest.mark.parametrize("text", ["PatientID\nP1\n", "PatientID,label\nP1,7\n", "\0\xff", ""])
+def test_labels_that_cannot_be_used_are_said_apart_from_the_images_of_any_folder(
+    tmp_path: Path, dicom: Dicom, text: str
+) -> None:
+    dicom(tmp_path / "data/1.dcm")
+    (tmp_path / "data/labels.csv").write_text(text)
+    result = scan("--data", tmp_path / "data", "--json")
+    assert result.exit_code == 2 and result.stderr.startswith("LABELS_")
+    assert [(each["path"], each["status"]) for each in lines(result)] == [("1.dcm", "ok")]
+    (facts,) = lines(scan("--data", tmp_path / "data", "--json", "--summary"))
+    assert facts["usable"] == 1 and facts["error"]["code"].startswith("LABELS_")
+    shown = scan("--data", tmp_path / "data")
+    assert (shown.exit_code, "1 usable" in shown.stdout, "LABELS_" in shown.stderr) == (2, True, True)
+
+
+def test_with_an_opt_out_list_labels_that_cannot_be_used_open_nothing(
+    silo: Path, tmp_path: Path, dicom: Dicom, watched: Callable[..., Any]
+) -> None:
+    (silo / "opt_out.csv").write_text("PatientID,date\nP3,2026-01-01\n")
+    path = dicom(tmp_path / "data/1.dcm", patient="P3")
+    (tmp_path / "data/labels.csv").write_text("PatientID\n")
+    with watched() as opened:
+        result = scan(silo, "--data", tmp_path / "data", "--json")
+    assert (result.exit_code, [each["reason"] for each in lines(result)]) == (2, ["PATIENT_UNKNOWN"])
+    assert path not in opened
+
+
+def test_no_value_of_a_header_that_may_be_a_name_is_printed(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "data/1.dcm", modality="GEHEIM", PhotometricInterpretation="GEHEIM", patient="GEHEIM")
+    other = dicom(tmp_path / "data/2.dcm", modality="GEHEIM")
+    dataset = dcmread(other)
+    dataset.file_meta.TransferSyntaxUID = uid.UID("1.2.3.19480101")
+    dataset.save_as(other, implicit_vr=False, little_endian=True)
+    for options in ((), ("--json",), ("--json", "--summary"), ("--pixels", "--files"), ("--pixels", "--json")):
+        result = scan("--data", tmp_path / "data", *options)
+        assert not [word for word in ("GEHEIM", "19480101") if word in result.output], result.output
+    assert [each["modality"] for each in lines(scan("--data", tmp_path / "data", "--json"))] == ["other", "other"]
 
 
 def test_help_shows_examples() -> None:

@@ -245,7 +245,10 @@ def test_silo_receive_listens_until_it_is_told_to_stop(hospital: Hospital, tmp_p
     config = hospital.receives()
     assert config.settings.receiver is not None
     port = config.settings.receiver.port
-    process = subprocess.Popen([sys.executable, "-m", "silo_node.cli", "receive", str(hospital.folder)], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "silo_node.cli", "receive", str(hospital.folder), "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
         until = time.monotonic() + 30
         while not (hospital.folder / "receiver.json").exists():
@@ -261,3 +264,9 @@ def test_silo_receive_listens_until_it_is_told_to_stop(hospital: Hospital, tmp_p
         process.terminate()
         assert process.wait(20) == 0
     assert json.loads((hospital.folder / "receiver.json").read_text())["state"] == "stopped"
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert [each["event"] for each in found] == ["receiver.listening", "receiver.association", "receiver.stopped"]
+    assert found[1]["counts"] == {"received": 1}
+    assert not [secret for secret in ("P1", "Secretly", dcmread(image).SOPInstanceUID, str(image)) if secret in printed]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -54,6 +56,17 @@ def test_whose_images_do_not_come_from_the_pacs_is_shown_in_counts(page: PageUnd
     assert page.visitor("steward").get("/images").status_code == 200
 
 
+def test_what_an_older_reader_took_from_a_header_is_not_shown(page: PageUnderTest):
+    scanned(page)
+    with closing(sqlite3.connect(page.silo.config.index_db)) as db, db:
+        db.execute("UPDATE files SET modality = 'GEHEIM', transfer_syntax = '1.2.3.19480101' WHERE problem IS NULL")
+    for role in ("it", "steward"):
+        text = page.visitor(role).get("/images").text
+        assert ">other<" in text and "GEHEIM" not in text and "19480101" not in text
+    done = page.silo.command("doctor", str(page.silo.folder))
+    assert "one that DICOM does not know (3 files)" in done.stdout and "19480101" not in done.stdout
+
+
 def test_a_long_list_of_files_has_pages(page: PageUnderTest):
     scanned(page)
     visitor = page.visitor("it")
@@ -101,6 +114,28 @@ def test_the_list_and_its_csv_are_filtered_alike(page: PageUnderTest, query: str
     assert len(rows) == count and answer.headers["content-disposition"].startswith("attachment")
     if rows:
         assert tuple(rows[0]) == COLUMNS
+
+
+def test_a_message_that_had_no_connection_to_leave_by_is_listed_and_in_no_sum(page: PageUnderTest):
+    log = EgressLog(page.silo.folder / "egress.db")
+    for number in range(3):
+        row = log.sending(
+            kind="keys",
+            method="PUT",
+            path="/api/v1/x",
+            round_id="st-one.1.1",
+            body=900,
+            head=9,
+            digest=f"sha256:{number}",
+        )
+        if number:
+            log.not_sent(row, kind="keys", sent=909, round_id="st-one.1.1")
+    log.close()
+    text = page.visitor("it").get("/sent?kind=keys").text
+    assert "<b>1</b> message, <b>900 bytes</b>" in text
+    assert text.count("perhaps sent</") == 1 and text.count("not sent</") == 2
+    rows = list(csv.DictReader(io.StringIO(page.visitor("it").get("/sent.csv?kind=keys").text)))
+    assert [row["status"] for row in rows] == ["0", "0", ""]
 
 
 def test_a_decision_is_listed_under_its_study(page: PageUnderTest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -266,17 +267,52 @@ def test_many_wrong_passwords_slow_everybody_down_and_lock_nobody_else_out(clock
     assert clock.waited == [module.SLOWER] * 2
 
 
-def test_only_so_many_wait_for_their_turn_and_a_pause_is_said_without_one(clocked):
+def test_only_so_many_wait_for_their_turn_whatever_the_name(clocked):
     accounts, _ = clocked
     wrong(accounts, "nobody-there", module.FREE_TRIES)
     for _ in range(module.MOST_AT_ONCE):
         accounts._turns.acquire()
-    for name, code in (("it-nord", "SIGN_IN_BUSY"), ("nobody-there", "SIGN_IN_PAUSED")):
+    for name in ("it-nord", "nobody-there"):
         with pytest.raises(Refused) as caught:
             accounts.sign_in(name, PASSWORD)
-        assert caught.value.code == code
+        assert caught.value.code == "SIGN_IN_BUSY"
     accounts._turns.release()
     assert accounts.sign_in("it-nord", PASSWORD)
+
+
+def test_each_try_hashes_one_password_whether_name_pause_and_password_are_right_or_not(clocked, monkeypatch):
+    """So no answer's time tells whether there is an account, or whether the password in a pause was the right one."""
+    accounts, _ = clocked
+    hashed = []
+    monkeypatch.setattr(module, "_scrypt", lambda password, salt: hashed.append((len(password), len(salt))) or b"")
+
+    def codes(name: str, password: str) -> str:
+        with pytest.raises(Refused) as caught:
+            accounts.sign_in(name, password)
+        return caught.value.code
+
+    for name in ("it-nord", "nobody-there", "", "x" * 5000):
+        hashed.clear()
+        found = [codes(name, PASSWORD) for _ in range(module.FREE_TRIES + 2)]
+        assert found == ["SIGN_IN_WRONG"] * module.FREE_TRIES + ["SIGN_IN_PAUSED"] * 2
+        assert hashed == [(len(PASSWORD), 16)] * len(found)
+    hashed.clear()
+    codes("nobody-else", "p" * 100_000)
+    assert hashed == [(module.MOST_PASSWORD + 1, 16)]
+
+
+def test_a_pause_begins_after_the_same_time_for_a_name_without_an_account(tmp_path):
+    """Only an account's pause is noted in the silo's log: the time that this takes is waited for the others."""
+    clock = Clock()
+    accounts = Accounts(tmp_path, clock=clock, wait=clock.waited.append)
+    accounts.add("it-nord", role="it", person="", password=PASSWORD)
+    took = 0.3
+    accounts._note = lambda event: time.sleep(took)
+    wrong(accounts, "nobody-there", module.FREE_TRIES)
+    wrong(accounts, "it-nord", module.FREE_TRIES)
+    without, of_account = clock.waited
+    assert of_account <= module.NOTED - took < without <= module.NOTED
+    accounts.close()
 
 
 def test_the_right_password_forgets_the_wrong_ones(clocked):
