@@ -286,15 +286,20 @@ def _only_stored_bits(dataset: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
     shift = 0 if compressed else int(dataset.get("HighBit", bits - 1)) + 1 - bits
     if not 0 <= shift <= allocated - bits:
         raise ValueError("the high bit is not within a pixel")
-    if (
-        dataset.file_meta.TransferSyntaxUID in _LOSSY
-    ):  # a value beyond the range is white gone too far, and no other bit
+    signed = int(dataset.PixelRepresentation) == 1
+    least = -(2 ** (bits - 1)) if signed else 0
+    if shift == 0 and stored.min() >= least and stored.max() < least + 2**bits:
+        return stored
+    if dataset.file_meta.TransferSyntaxUID in _LOSSY:
+        # a value beyond the range is white gone too far, and no other bit
         low = -(2 ** (bits - 1)) if stored.min() < 0 else 0
         stored = np.clip(stored, low, low + 2**bits - 1)
-    unsigned = stored.astype(np.int64) >> shift & (2**bits - 1)
-    if int(dataset.PixelRepresentation) == 1:
-        unsigned = np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned)
-    return unsigned.astype(np.int32 if bits < 32 else np.int64)
+    values: NDArray[Any] = stored.astype(np.int32 if allocated <= 16 else np.int64)
+    values >>= shift
+    values &= 2**bits - 1
+    if signed:
+        values[values >= 2 ** (bits - 1)] -= 2**bits
+    return values
 
 
 def _padding(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
