@@ -135,6 +135,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     # --- consent
     (_OPT_OUT, ("OPT_OUT_MALFORMED", "OPT_OUT_COLUMN", "OPT_OUT_UNREADABLE", "OPT_OUT_DATE", "OPT_OUT_EMPTY")),
     ("Bring the list back to where silo.toml says, and check who writes it.", ("OPT_OUT_MISSING", "OPT_OUT_STALE")),
+    ("Import the whole list; `--yes` where those who are missing in it have withdrawn their no.", ("OPT_OUT_SHORTER",)),
     ("Keep one list with everybody in it, or name the one that counts in silo.toml as `opt_out`.", ("OPT_OUT_SEVERAL",)),
     (
         "Correct [consent] in silo.toml, or bring the source back: `silo consent status` reads it at once and says what "

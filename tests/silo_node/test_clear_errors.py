@@ -144,8 +144,8 @@ def test_a_drive_that_is_mounted_read_only_is_named_with_what_to_do(silo, tmp_pa
     (tmp_path / "list.csv").write_text("PatientID,date\n")
     words = [str(tmp_path / word) if word == "list.csv" else word for word in command.split()]
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"']
-        + [str(silo.folder), sys.executable, "-m", "silo_node.cli", *words],
+        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
+         str(silo.folder), sys.executable, "-m", "silo_node.cli", *words],
         cwd=ROOT, env={**os.environ, "SILO_HOME": str(silo.folder)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     said(done, 2, "read-only", "mount")
@@ -208,6 +208,21 @@ def test_a_disk_that_is_full_in_a_round_costs_the_round_and_not_the_silo(tmp_pat
     finally:
         silo.close()
         portal.close()
+
+
+def test_an_opt_out_list_that_forgets_somebody_is_not_taken_by_accident(silo, tmp_path):
+    """Such as an export of this month's objections only: those of the months before would be used again."""
+    whole, rest = tmp_path / "whole.csv", tmp_path / "rest.csv"
+    whole.write_text(f"PatientID,date\n{PATIENTS[0]},2025-01-01\n{PATIENTS[1]},2025-01-01\n")
+    rest.write_text(f"PatientID,date\n{PATIENTS[1]},2025-01-01\n{PATIENTS[2]},2025-02-01\n")
+    home = ("--folder", str(silo.folder))
+    said(silo.command("consent", "import", str(whole), *home), 0, "2 patients have opted out")
+    said(silo.command("consent", "import", str(rest), *home), 3, "OPT_OUT_SHORTER", "1 patients", "rest.csv", "--yes")
+    assert (silo.folder / "opt_out.csv").read_bytes() == whole.read_bytes()
+    said(silo.command("consent", "import", str(rest), "--yes", *home), 0, "1 patients of the list in force are missing")
+    assert (silo.folder / "opt_out.csv").read_bytes() == rest.read_bytes()
+    (silo.folder / "opt_out.csv").write_text("damaged")
+    said(silo.command("consent", "import", str(whole), *home), 0, "2 patients have opted out")
 
 
 def test_a_corrupt_file_is_counted_with_its_reason_and_named_where_asked_for(silo, images):
