@@ -284,8 +284,13 @@ def _write_settings(folder: Path, *, name: str, portal: str, data: str, ask: boo
     path = folder.expanduser() / "silo.toml"
     given = {"name": name, "portal": portal, "data": data}
     if path.exists():
-        with path.open("rb") as file:
-            there = tomllib.load(file)
+        try:
+            with path.open("rb") as file:
+                there = tomllib.load(file)
+        except ValueError as error:  # not TOML, or not UTF-8
+            raise UsageError(
+                f"{path} exists and can't be read ({error}): correct it, or remove it and run this again"
+            ) from None
         for key, value in given.items():
             if value and there.get(key) != value:
                 raise UsageError(f"{path} exists and says another {key}: edit it, or choose another folder")
@@ -303,7 +308,9 @@ def _write_settings(folder: Path, *, name: str, portal: str, data: str, ask: boo
         Settings.model_validate(given)  # before anything is written
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0] if first['loc'] else 'portal'}: {words(first)}") from None
+        raise UsageError(
+            f"--{first['loc'][0] if first['loc'] else 'portal'}: {words(first).removeprefix('portal: ')}"
+        ) from None
     write_bytes(path, first_settings(**given))
 
 

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -55,6 +55,16 @@ _ENVIRONMENT = {
 }
 
 
+def _split(url: str) -> SplitResult:
+    """The parts of an address. Raises: ValueError, also for a port that is none (urlsplit itself looks only when asked)."""
+    parts = urlsplit(url)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("the port must be a number from 0 to 65535") from None
+    return parts
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -67,7 +77,7 @@ class Broker(_Strict):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
-        if url and urlsplit(url).scheme not in ("redis", "rediss", "redis+socket"):
+        if url and _split(url).scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("must be empty or start with redis://, rediss:// or redis+socket://")
         return url
 
@@ -207,7 +217,7 @@ class Consent(_Strict):
     def _search(cls, url: str) -> str:
         if not url:
             return url
-        parts = urlsplit(url)
+        parts = _split(url)
         local = parts.hostname in ("127.0.0.1", "localhost", "::1")
         if parts.scheme != "https" and not (parts.scheme == "http" and local):
             raise ValueError("must start with https://, or http:// on this machine")
@@ -264,7 +274,7 @@ class DicomWeb(_Strict):
     @field_validator("url")
     @classmethod
     def _root(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _split(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be an address such as https://pacs.hospital.example/dicom-web")
         if parts.username or parts.password:
@@ -283,7 +293,7 @@ class DicomWeb(_Strict):
 
     @model_validator(mode="after")
     def _guarded(self) -> DicomWeb:
-        parts = urlsplit(self.url)
+        parts = _split(self.url)
         local = parts.hostname in ("127.0.0.1", "localhost", "::1")
         if parts.scheme == "http" and not local and not self.unsafe_plain_http:
             raise ValueError("url: must be https:// unless the PACS is on this machine, or set unsafe_plain_http")
@@ -401,7 +411,7 @@ class Settings(_Strict):
     @field_validator("portal")
     @classmethod
     def _origin_only(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _split(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an address such as https://portal.example.org")
         if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
@@ -411,7 +421,7 @@ class Settings(_Strict):
 
     @model_validator(mode="after")
     def _encrypted(self) -> Settings:
-        parts = urlsplit(self.portal)
+        parts = _split(self.portal)
         local = parts.hostname in ("127.0.0.1", "localhost", "::1")
         if parts.scheme == "http" and not local and not self.unsafe_plain_http:
             raise ValueError("portal: must be https:// unless the portal is on this machine")

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +30,8 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
         beside.replace(path)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # a drive that can't be written: what failed first is what to say
+            beside.unlink(missing_ok=True)
         if is_disk_full(error):
             raise DiskFull(f"no room for {path.name} in {path.parent}: make room, nothing was half-written") from error
         raise

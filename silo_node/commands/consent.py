@@ -15,7 +15,7 @@ import typer
 from silo_node.commands.folder import Commands, FolderOption
 from silo_node.commands.terminal import AsJson, config_of, err, errors_shown, node_of, out, print_json
 from silo_node.config import Config
-from silo_node.errors import SiloError, UsageError
+from silo_node.errors import Refused, SiloError, UsageError
 
 if TYPE_CHECKING:
     from silo_node.consent.registry import Registry
@@ -40,6 +40,9 @@ def import_(
         bool, typer.Option("--files", help="Also name each file with a problem; a name may tell whose it is.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check; put nothing in place.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Also take an opt-out list in which patients of the present one are missing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check consents or an opt-out list, and put them in place of what was imported before.
@@ -53,7 +56,7 @@ def import_(
     with errors_shown(as_json):
         config = config_of(folder)
         if path.suffix.lower() == ".csv":
-            _import_list(config, path, dry_run, as_json)
+            _import_list(config, path, dry_run, yes, as_json)
         else:
             _import_consents(config, path, files, dry_run, as_json)
 
@@ -215,17 +218,30 @@ def _check_cases(path: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _import_list(config: Config, path: Path, dry_run: bool, as_json: bool) -> None:
+def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
     from silo_node.consent import opt_out
     from silo_node.files import write_bytes
+    from silo_node.imaging.errors import TableError
 
     found = opt_out.load(path)
     place = config.opt_out or config.folder / "opt_out.csv"
+    try:
+        gone = len(opt_out.load(place).patients - found.patients)
+    except TableError:  # none, or one that can't be read: the new list is what mends it
+        gone = 0
+    if gone and not yes and not dry_run:
+        raise Refused(
+            "OPT_OUT_SHORTER",
+            f"{gone} patients of the list in force are missing in {path.name}, and their images would be used again. The new "
+            "list takes the place of the old one: give a whole list, or, where all of them have withdrawn their no, --yes",
+        )
     if not dry_run:
         write_bytes(place, path.read_bytes())
     if as_json:
-        print_json({"opted_out": len(found), "imported": not dry_run, "problems": []})
+        print_json({"opted_out": len(found), "gone": gone, "imported": not dry_run, "problems": []})
         return
+    if gone:
+        out.print(f"{gone} patients of the list in force are missing in it.")
     out.print(f"{len(found)} patients have opted out. " + _done(dry_run), markup=False)
 
 

@@ -119,6 +119,6 @@ def first_settings(*, name: str, portal: str, data: str) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    if any(ord(character) < 32 for character in text):
-        raise UsageError("a setting may not hold control characters")
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise UsageError(f"{text!r} holds a control character, which no setting may: type it anew")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -34,6 +35,18 @@ out = Terminal(soft_wrap=True, highlight=False)
 err = Terminal(stderr=True, soft_wrap=True, highlight=False)
 
 _NOT_OURS = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY", "SQLITE_PERM")
+_DRIVE: Final = {
+    errno.EROFS: "its drive is mounted read-only: mount it for writing, or name another folder",
+    errno.ENOENT: "there is no such file or folder: check the path, and that its drive is mounted",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: correct the path",
+    errno.EISDIR: "this is a folder, not a file: correct the path",
+    errno.ENAMETOOLONG: "the name is too long for its drive: use a shorter path",
+    errno.ELOOP: "its links go round in a circle: correct them",
+    errno.EIO: "its drive can't be read or written: look at the drive, its cable or the network",
+    errno.ESTALE: "its network drive has gone: mount it again",
+    errno.EMFILE: "too many files are open: raise the limit (`ulimit -n`)",
+}
+"""What IT can put right, by the system's number of the error."""
 
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the steward's passphrase.")
@@ -79,8 +92,14 @@ def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
     if isinstance(error, PermissionError) or getattr(error, "sqlite_errorname", "") in _NOT_OURS:
         where = getattr(error, "filename", None) or "a database in the silo's folder"
         return UsageError(
-            f"{where} can't be written by this user: run as the folder's owner, or correct owner and mode"
+            f"{where} can't be written by this user: run as the folder's owner, or correct owner and mode; a drive that "
+            "is mounted read-only must be mounted for writing"
         )
+    if isinstance(error, OSError) and error.errno in _DRIVE:
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        if named is not None and named.suffix == ".tmp":  # files.py writes beside the file that it replaces
+            named = named.parent
+        return UsageError(f"{named or 'a file of the silo'}: {_DRIVE[error.errno]}")
     return None
 
 
@@ -108,6 +127,8 @@ def first_line(path: Path, what: str) -> str:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not UTF-8 text: save it as UTF-8") from None
     if not lines or not lines[0]:
         raise UsageError(f"{path}: the first line must be the {what}")
     return lines[0]

@@ -32,6 +32,7 @@ from silo_node.errors import (
     PortalRefused,
     SiloError,
     UsageError,
+    is_disk_full,
 )
 from silo_node.health import doctor_network as network
 from silo_node.health import local_checks
@@ -322,7 +323,8 @@ def images(config: Config) -> Iterable[Check]:
                 db.execute("SELECT transfer_syntax, count(*) FROM files WHERE transfer_syntax IS NOT NULL GROUP BY 1")
             )
     except sqlite3.Error as error:
-        yield Check("index", FAIL, f"index.db can't be read ({error.sqlite_errorname}).", what_to_do("INDEX_DAMAGED"))
+        code = "SILO_DISK_FULL" if is_disk_full(error) else "INDEX_DAMAGED"
+        yield Check("index", FAIL, f"index.db can't be read ({error.sqlite_errorname}).", what_to_do(code))
         return
     at = datetime.fromtimestamp(config.index_db.stat().st_mtime, UTC)
     said = f"{files} files, {usable} of them can be used, as of {at:%Y-%m-%d %H:%M} UTC."
@@ -525,6 +527,12 @@ def _unended(name: str) -> Check:
     return Check(name.replace("_", " "), FAIL, said, "Look whether a network drive or a server of the hospital hangs.")
 
 
+_NOT_ENDED = (
+    "Look whether the disk of the silo's folder can be read and written and belongs to this user (`silo doctor` changes "
+    "nothing on it); if it does, ask whoever maintains the software."
+)
+
+
 def _whole(group: Callable[[Config], Iterable[Check]], config: Config) -> list[Check]:
     """All checks of a group; an error that none of them expected ends the group, not the doctor."""
     done: list[Check] = []
@@ -537,9 +545,9 @@ def _whole(group: Callable[[Config], Iterable[Check]], config: Config) -> list[C
     except SiloError as error:
         done.append(_from(name, [error], ""))
     except Exception as error:  # noqa: BLE001 - its text may quote a file or a name, so only its kind is shown
-        done.append(
-            Check(name, FAIL, f"The check itself failed ({type(error).__name__}).", what_to_do("TRAINING_FAILED"))
-        )
+        kind = getattr(error, "strerror", None) or getattr(error, "sqlite_errorname", None) or type(error).__name__
+        do = what_to_do("SILO_DISK_FULL") if is_disk_full(error) else _NOT_ENDED
+        done.append(Check(name, FAIL, f"The check itself failed ({kind}).", do))
     return done
 
 

@@ -178,6 +178,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "status` asks it at once. It is asked again each minute.",
         ("CONSENT_SERVER",),
     ),
+    ("Import the whole list; `--yes` where those who are missing in it have withdrawn their no.", ("OPT_OUT_SHORTER",)),
     ("Keep one list with everybody in it, or name the one that counts in silo.toml as `opt_out`.", ("OPT_OUT_SEVERAL",)),
     (
         "Correct [consent] in silo.toml, or bring the source back: `silo consent status` reads it at once and says what "

@@ -29,9 +29,11 @@ class TableError(DataError):
 
 
 class ScanError(DataError):
-    """The data folder or its index cannot be used. Codes `DATA_FOLDER_*`, `INDEX_*`, `DISK_FULL`."""
+    """The data folder or its index cannot be used. Codes `DATA_FOLDER_*`, `INDEX_*`, `DISK_FULL` (exit code 1, as DiskFull)."""
 
-    exit_code = 2
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.code == "DISK_FULL" else 2
 
 
 class CohortError(DataError):

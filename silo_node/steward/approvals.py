@@ -47,7 +47,7 @@ from protocol.signing import (
     sign_envelope,
     verify_envelope,
 )
-from protocol.trust import STEWARD
+from protocol.trust import STEWARD, TrustError
 from silo_node import gate, key_history
 from silo_node.config import Config
 from silo_node.errors import Refused, UsageError
@@ -85,8 +85,11 @@ def make_steward(config: Config, *, person: str, passphrase: bytes, now: datetim
         raise UsageError(f"{config.trust} exists: a further steward needs the agreement of those who are in it")
     config.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = SigningKey.generate()
+    try:
+        envelope = first_trust(key, person=person, not_after=utc_text(now + timedelta(days=STEWARD_DAYS)))
+    except TrustError as error:
+        raise UsageError(f"--person can't be used as a name in trust.json: {error.sentence}") from None
     save_new(key, steward_key_path(config, key.keyid), passphrase)
-    envelope = first_trust(key, person=person, not_after=utc_text(now + timedelta(days=STEWARD_DAYS)))
     write_json(config.trust, envelope.as_dict())
     return open_trust(envelope, None)
 

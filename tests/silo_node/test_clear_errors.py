@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
+import subprocess
+import sys
 
 import psutil
 import pytest
 
 from silo_node.node import FolderLock
-from tests.silo_node.conftest import PASSPHRASE
+from tests.silo_node.conftest import PASSPHRASE, ROOT
 from tests.silo_node.portal_double import PortalDouble
 from tests.silo_node.test_gate_cohort import write_image
 
@@ -83,7 +86,7 @@ def test_making_a_silo_on_a_full_disk_leaves_nothing_in_the_way(silo, portal, pa
 
 
 def test_a_scan_on_a_full_disk_loses_nothing(silo, images):
-    said(silo.command("scan", str(silo.folder), **full_disk()), 2, "DISK_FULL", "No space is left", "scan again")
+    said(silo.command("scan", str(silo.folder), **full_disk()), 1, "DISK_FULL", "No space is left", "scan again")
     said(silo.command("scan", str(silo.folder)), 0, "4 files, 4 usable")
 
 
@@ -95,6 +98,73 @@ def test_a_decision_on_a_full_disk_is_not_half_made(silo, portal, passphrase, li
     assert portal.approvals == []
     assert not list(silo.folder.rglob("*.tmp"))
     said(silo.command(*arguments), 0, "Signed and sent")
+
+
+def test_the_doctor_on_a_full_disk_says_make_room_and_never_to_remove_a_file(silo, images):
+    said(silo.command("scan", str(silo.folder)), 0)
+    text = said(silo.command("doctor", str(silo.folder), **full_disk()), 1, "Make room", "Nothing more can be written")
+    assert "Remove" not in text
+    assert "silo.log" not in text, "the doctor writes nothing there"
+
+
+NEW = ("--name", "site-9", "--portal", "https://portal.invalid", "--data", "/tmp")
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "words"),
+    [
+        ('name = "x', NEW, ("silo.toml exists and can't be read", "correct it, or remove it")),
+        (b"name = '\xfc'", NEW, ("silo.toml exists and can't be read", "correct it, or remove it")),
+        (None, (*NEW[:3], "https://portal.invalid:https", *NEW[4:]), ("--portal: the port must be a number",)),
+        (None, (*NEW[:3], "https://portal.invalid:99999", *NEW[4:]), ("--portal: the port must be a number",)),
+        (None, (*NEW[:5], "/tmp/a\x7fb"), ("control character", "type it anew")),
+    ],
+)
+def test_a_new_silo_with_a_wrong_answer_or_broken_settings_is_refused_and_nothing_is_made(
+    silo, tmp_path, settings, arguments, words
+):
+    folder = tmp_path / "new"
+    if settings is not None:
+        folder.mkdir()
+        (folder / "silo.toml").write_bytes(settings if isinstance(settings, bytes) else settings.encode())
+    said(silo.command("init", str(folder), *arguments), 2, *words)
+    assert not (folder / "keys").exists()
+    assert settings is not None or not (folder / "silo.toml").exists()
+
+
+def test_a_folder_that_can_not_be_made_is_named(silo, tmp_path):
+    (tmp_path / "file").touch()
+    said(silo.command("init", str(tmp_path / "file" / "silo"), *NEW), 2, f"{tmp_path}/file/silo", "correct the path")
+    said(silo.command("init", str(tmp_path / ("x" * 300)), *NEW), 2, "x" * 300, "use a shorter path")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount read-only")
+@pytest.mark.parametrize("command", ["status", "run", "scan", "consent import list.csv", "trust propose --needed 1"])
+def test_a_drive_that_is_mounted_read_only_is_named_with_what_to_do(silo, tmp_path, command):
+    (tmp_path / "list.csv").write_text("PatientID,date\n")
+    words = [str(tmp_path / word) if word == "list.csv" else word for word in command.split()]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
+         str(silo.folder), sys.executable, "-m", "silo_node.cli", *words],
+        cwd=ROOT, env={**os.environ, "SILO_HOME": str(silo.folder)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    said(done, 2, "read-only", "mount")
+
+
+def test_a_passphrase_that_was_not_saved_as_utf_8_is_told(silo, tmp_path):
+    """As an editor on an old machine saves "Schlüssel"."""
+    (tmp_path / "latin").write_bytes("Schlüssel\n".encode("latin-1"))
+    done = silo.command("steward", str(silo.folder), "--person", "B", "--passphrase-file", str(tmp_path / "latin"))
+    said(done, 2, str(tmp_path / "latin"), "save it as UTF-8")
+
+
+def test_a_steward_whose_name_can_not_stand_in_the_trust_leaves_no_key_behind(silo, portal, passphrase, tmp_path):
+    folder = tmp_path / "new"
+    said(silo.command("init", str(folder), *NEW), 0)
+    made = ("steward", str(folder), "--passphrase-file", passphrase, "--person")
+    said(silo.command(*made, "Dr. \x1b[31mA"), 2, "--person", "control or direction character")
+    assert not list((folder / "keys").glob("steward-*"))
+    said(silo.command(*made, "Dr. A"), 0)
 
 
 @pytest.mark.parametrize("command", ["run", "status"])
@@ -138,6 +208,21 @@ def test_a_disk_that_is_full_in_a_round_costs_the_round_and_not_the_silo(tmp_pat
     finally:
         silo.close()
         portal.close()
+
+
+def test_an_opt_out_list_that_forgets_somebody_is_not_taken_by_accident(silo, tmp_path):
+    """Such as an export of this month's objections only: those of the months before would be used again."""
+    whole, rest = tmp_path / "whole.csv", tmp_path / "rest.csv"
+    whole.write_text(f"PatientID,date\n{PATIENTS[0]},2025-01-01\n{PATIENTS[1]},2025-01-01\n")
+    rest.write_text(f"PatientID,date\n{PATIENTS[1]},2025-01-01\n{PATIENTS[2]},2025-02-01\n")
+    home = ("--folder", str(silo.folder))
+    said(silo.command("consent", "import", str(whole), *home), 0, "2 patients have opted out")
+    said(silo.command("consent", "import", str(rest), *home), 3, "OPT_OUT_SHORTER", "1 patients", "rest.csv", "--yes")
+    assert (silo.folder / "opt_out.csv").read_bytes() == whole.read_bytes()
+    said(silo.command("consent", "import", str(rest), "--yes", *home), 0, "1 patients of the list in force are missing")
+    assert (silo.folder / "opt_out.csv").read_bytes() == rest.read_bytes()
+    (silo.folder / "opt_out.csv").write_text("damaged")
+    said(silo.command("consent", "import", str(whole), *home), 0, "2 patients have opted out")
 
 
 def test_a_corrupt_file_is_counted_with_its_reason_and_named_where_asked_for(silo, images):

@@ -37,6 +37,10 @@ def test_defaults(tmp_path):
         (GOOD + "[limits]\nopt_out_hours = 48\n", "limits.opt_out_hours"),
         (GOOD + "[limits]\nheartbeat = 30.0\n", "limits.heartbeat"),
         (GOOD + '[broker]\nurl = "amqp://x"\n', "broker.url"),
+        (GOOD.replace("portal.example.org", "portal.example.org:https"), "portal: the port must be a number"),
+        (GOOD.replace("portal.example.org", "portal.example.org:99999"), "portal: the port must be a number"),
+        (GOOD + '[dicomweb]\nurl = "https://pacs.example:x/dicom-web"\n', "dicomweb.url: the port must be a number"),
+        (GOOD + '[consent]\nurl = "https://fhir.example:x/Consent"\n', "consent.url: the port must be a number"),
         ("name = ", "not TOML"),
     ],
 )
