@@ -30,6 +30,7 @@ from silo_node.errors import UsageError
 from silo_node.health import doctor, status
 from silo_node.pacs import receiver, tls
 from silo_node.pacs.receiver import Server
+from silo_node.service import logs
 from tests.silo_node import faults
 from tests.silo_node.imaging.conftest import write_dicom
 from tests.silo_node.pacs.conftest import Hospital, needs
@@ -172,8 +173,9 @@ def test_older_tls_and_weaker_ciphers_are_refused(
 
 
 def test_dicom_without_tls_is_refused_and_nothing_of_it_is_printed(
-    hospital: Hospital, mine: Pair, listen: Listen, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    hospital: Hospital, mine: Pair, listen: Listen, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    logs.configure(hospital.folder, "site-a")
     server = listen(receives(hospital, mine))
     assert not call(server, None).is_established
     with socket.create_connection(("127.0.0.1", server.port), 10) as browser:
@@ -184,7 +186,7 @@ def test_dicom_without_tls_is_refused_and_nothing_of_it_is_printed(
         assert hung_up(other)
     assert counted(hospital, not_tls=2, tls_refused=1)
     assert call(server, trusting(mine)).is_established, "it goes on"
-    printed = "".join([*capfd.readouterr(), caplog.text])
+    printed = "".join([*capfd.readouterr(), (hospital.folder / "silo.log").read_text()])
     assert "receiver.not_secured" in printed and "anna" not in printed and "HOSPITAL-PACS" not in printed
 
 
