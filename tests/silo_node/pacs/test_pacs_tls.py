@@ -30,6 +30,7 @@ from silo_node.errors import UsageError
 from silo_node.health import doctor, status
 from silo_node.pacs import receiver, tls
 from silo_node.pacs.receiver import Server
+from silo_node.service import logs
 from tests.silo_node import faults
 from tests.silo_node.imaging.conftest import write_dicom
 from tests.silo_node.pacs.conftest import Hospital, needs
@@ -172,8 +173,9 @@ def test_older_tls_and_weaker_ciphers_are_refused(
 
 
 def test_dicom_without_tls_is_refused_and_nothing_of_it_is_printed(
-    hospital: Hospital, mine: Pair, listen: Listen, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    hospital: Hospital, mine: Pair, listen: Listen, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    logs.configure(hospital.folder, "site-a")
     server = listen(receives(hospital, mine))
     assert not call(server, None).is_established
     with socket.create_connection(("127.0.0.1", server.port), 10) as browser:
@@ -184,7 +186,7 @@ def test_dicom_without_tls_is_refused_and_nothing_of_it_is_printed(
         assert hung_up(other)
     assert counted(hospital, not_tls=2, tls_refused=1)
     assert call(server, trusting(mine)).is_established, "it goes on"
-    printed = "".join([*capfd.readouterr(), caplog.text])
+    printed = "".join([*capfd.readouterr(), (hospital.folder / "silo.log").read_text()])
     assert "receiver.not_secured" in printed and "anna" not in printed and "HOSPITAL-PACS" not in printed
 
 
@@ -267,7 +269,7 @@ def test_an_instance_larger_than_allowed_ends_the_association_under_tls_too(
 def test_handshakes_that_stall_hold_up_nobody_and_end(
     hospital: Hospital, mine: Pair, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "SECONDS", 2.0)
+    monkeypatch.setattr(tls, "SECONDS", 3.0)
     server = listen(receives(hospital, mine))
     before = threading.active_count()
     silent = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(4)]
@@ -276,9 +278,9 @@ def test_handshakes_that_stall_hold_up_nobody_and_end(
     until(lambda: threading.active_count() >= before + 4)
     began = time.monotonic()
     association = call(server, trusting(mine))
-    assert association.is_established and time.monotonic() - began < 1.5
+    assert association.is_established and counts(hospital) == {}, "while the others still stall"
     association.release()
-    assert all(hung_up(each) for each in silent) and time.monotonic() - began < 4
+    assert all(hung_up(each) for each in silent) and time.monotonic() - began < 9
     assert counted(hospital, tls_refused=4)
     until(lambda: threading.active_count() <= before)
 
@@ -292,10 +294,10 @@ def test_a_handshake_that_drips_is_ended_by_the_clock(
     with socket.create_connection(("127.0.0.1", server.port), 10) as dripping:
         dripping.sendall(b"\x16\x03\x01\x02\x00")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while time.monotonic() - began < 10:
+            while time.monotonic() - began < 15:
                 dripping.sendall(b"\x01")
                 time.sleep(0.05)  # what drips has no event
-    assert time.monotonic() - began < 3 and counted(hospital, tls_refused=1)
+    assert time.monotonic() - began < 9 and counted(hospital, tls_refused=1)
 
 
 def test_a_host_that_stalls_often_takes_no_place_of_another(hospital: Hospital, mine: Pair, listen: Listen) -> None:
@@ -321,7 +323,7 @@ def test_half_a_message_and_then_silence_does_not_keep_an_association_for_ever(
     transport = association.dul.socket
     assert transport is not None and transport.socket is not None
     transport.socket.sendall(b"\x04\x00\x00\x00\x40\x00half")
-    end = time.monotonic() + 8
+    end = time.monotonic() + 20
     while not (again := call(server, context)).is_established:
         assert time.monotonic() < end, "the only place is taken for ever"
     again.release()
@@ -333,7 +335,7 @@ def test_the_end_does_not_wait_for_a_handshake(hospital: Hospital, mine: Pair) -
         until(lambda: any("process_request" in thread.name for thread in threading.enumerate()))
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < tls.SECONDS / 2
     assert json.loads((hospital.folder / "receiver.json").read_text())["state"] == "stopped"
 
 
