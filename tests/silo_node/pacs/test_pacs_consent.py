@@ -371,6 +371,17 @@ def test_a_withdrawal_counts_for_what_is_sent_minutes_later(
     assert send(server, image) == KEPT_OUT
 
 
+def test_an_opt_out_does_not_wait_for_the_next_reading_of_the_consents(
+    ward: Ward, listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    ward.says("P1", gics())
+    server, image = listen(ward.receives()), write_dicom(tmp_path / "1.dcm", patient="P1")
+    assert send(server, image) == 0x0000
+    ward.opts_out("P1")
+    monkeypatch.setattr(admission, "LIST_SECONDS", 0.0)
+    assert send(server, image) == KEPT_OUT and counts(ward) == {"received": 1, "OPTED_OUT": 1}
+
+
 class Slow(dict[str, Any]):
     """A FHIR server's answers, which wait until a test lets them go."""
 
