@@ -135,7 +135,7 @@ def test_a_version_that_no_address_can_hold_does_not_deafen_the_silo(sync, monke
                 node.stop.set()
             return Answer(200, {}, json.dumps({"version": 3 if len(asked) == 2 else version}).encode())
 
-    monkeypatch.setattr(node, "connection", Connection)
+    monkeypatch.setattr(node, "connection", lambda **_: Connection())
     monkeypatch.setattr(listeners, "LONGEST_PAUSE", 0)
     listeners.Poller(node, events).run()
     assert "after" not in asked[1]
