@@ -225,6 +225,8 @@ def test_a_file_that_is_written_to_while_it_is_read_is_no_picture(
 ) -> None:
     item = item_of(write_dicom(tmp_path / "1.dcm"))
     seen = (item.size, item.mtime_ns)
+    with pytest.raises(bounded.Changed), bounded.opened(item.path, root=item.root, seen=(item.size, 0)):
+        pytest.fail("a file with another time is opened for reading")
     with pytest.raises(bounded.Changed), bounded.opened(item.path, root=item.root, seen=seen) as source:
         source.read(200)
         os.utime(item.path)
