@@ -103,19 +103,20 @@ class Source:
 def handle_of(path: Path | str, root: Path | str | None) -> int:
     """A regular file, open for reading; `root`: a real path in which its own must lie, None for anywhere.
 
-    Its name is looked up once, without opening what is there; what is opened is what was looked at.
-    Raises OSError; NotAFile and Outside before it is opened.
+    The open file is asked, not its name, which may lead elsewhere by now. Raises OSError; NotAFile, Outside.
     """
-    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        itself = f"/proc/self/fd/{place}"
-        if root is not None and not str(Path(itself).readlink()).startswith(f"{root}".rstrip("/") + "/"):
-            raise Outside(errno.EXDEV, "it is a link that leads out of its folder")
-        if not stat.S_ISREG(os.fstat(place).st_mode):
+        if root is not None:
+            real = os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - twice as fast
+            if not real.startswith(str(root).rstrip("/") + "/"):
+                raise Outside(errno.EXDEV, "it is a link that leads out of its folder")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise NotAFile(errno.EINVAL, "it is no regular file")
-        return os.open(itself, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    finally:
-        os.close(place)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 @contextmanager

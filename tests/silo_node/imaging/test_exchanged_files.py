@@ -27,6 +27,7 @@ from tests.silo_node.imaging.conftest import item_of, write_dicom
 Study = Callable[..., Any]
 DIGEST = "sha256:" + "ab" * 32
 SIZE = (16, 16)
+OTHER_SOP = "2.25.99"
 
 
 def forge(path: Path, item: Item) -> None:
@@ -96,7 +97,7 @@ def same_picture_longer(item: Item, other: Item, outside: Path) -> None:
 
 def same_patient(item: Item, other: Item, outside: Path) -> None:
     """Another picture of the same patient."""
-    written = write_dicom(item.path, np.zeros((40, 40), np.uint8), patient=item.patient, sop=item.sop[:-1] + "9")
+    written = write_dicom(item.path, np.zeros((40, 40), np.uint8), patient=item.patient, sop=OTHER_SOP)
     forge(written, item)
 
 
@@ -195,7 +196,7 @@ def test_the_next_scan_says_what_is_there_now(
     again = _again(made, study(), listed)
     for item in again:
         if item.path == first.path:
-            assert (item.patient, item.sop) in {(first.patient, first.sop), (first.patient, first.sop[:-1] + "9")}
+            assert (item.patient, item.sop) in {(first.patient, first.sop), (first.patient, OTHER_SOP)}
     with DecoderPool(size=SIZE) as pool:
         assert not [code for _, code in pool.decode(again) if isinstance(code, str)]
 
@@ -225,6 +226,8 @@ def test_a_file_that_is_written_to_while_it_is_read_is_no_picture(
 ) -> None:
     item = item_of(write_dicom(tmp_path / "1.dcm"))
     seen = (item.size, item.mtime_ns)
+    with pytest.raises(bounded.Changed), bounded.opened(item.path, root=item.root, seen=(item.size, 0)):
+        pytest.fail("a file with another time is opened for reading")
     with pytest.raises(bounded.Changed), bounded.opened(item.path, root=item.root, seen=seen) as source:
         source.read(200)
         os.utime(item.path)
