@@ -65,8 +65,8 @@ def test_a_round_that_it_has_not_joined_ends_without_it_and_so_does_the_study(ne
 
 def test_a_silo_that_refused_the_round_or_fell_out_of_it_may_change_its_key(network):
     world = network(5)
-    world.silos[NAME].refuses = {"train": "Not today."}
-    world.play(until=lambda w: training(w) and w.round.messages.filter(kind="refusal").exists())
+    world.play(until=joined)
+    world.silos[NAME].refuse(world.round.key, "Not today.")  # after its keys: in training, say
     change(world)
     world.silos["site-2"].stops_before = {"ready"}
     world.go_on(until=lambda w: training(w) and w.round.ready_set is not None)
