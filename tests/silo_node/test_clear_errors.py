@@ -158,6 +158,44 @@ def test_a_passphrase_that_was_not_saved_as_utf_8_is_told(silo, tmp_path):
     said(done, 2, str(tmp_path / "latin"), "save it as UTF-8")
 
 
+def new_policy(silo, tmp_path, passphrase, permission):
+    """The arguments that sign the page's policy (docs/hospital-it.md) with another permission."""
+    page = (ROOT / "docs" / "hospital-it.md").read_text()
+    content = json.loads(page.split("<<'POLICY'\n")[1].split("\nPOLICY\n")[0]) | {"permission": permission}
+    (tmp_path / "policy.json").write_text(json.dumps(content))
+    return "policy", str(silo.folder), "--file", str(tmp_path / "policy.json"), "--passphrase-file", str(passphrase)
+
+
+def test_a_policy_is_shown_in_words_before_it_is_signed_and_at_a_terminal_can_be_declined(silo, tmp_path, passphrase):
+    """A code that nobody knows denies everything: the steward sees that in time."""
+    before = (silo.folder / "policy.json").read_bytes()
+    (tmp_path / "wrong").write_text("not the passphrase\n")
+    arguments = new_policy(silo, tmp_path, tmp_path / "wrong", permission="DUO:9999999")
+    said(
+        silo.command(*arguments),
+        2,
+        "DUO:9999999 is not a known permission",
+        "every study is denied",
+        "passphrase is wrong",
+    )
+    arguments = new_policy(silo, tmp_path, passphrase, permission="DUO:9999999")
+    for answer, code, changed in (("n", 2, False), ("y", 0, True)):
+        terminal, there = os.openpty()
+        os.write(terminal, f"{answer}\n".encode())
+        said(silo.command(*arguments, stdin=there), code, "every study is denied", "Sign this policy?")
+        assert ((silo.folder / "policy.json").read_bytes() != before) == changed
+        os.close(terminal)
+        os.close(there)
+
+
+def test_a_policy_names_the_hospital_also_where_the_portal_is_not_asked(silo, portal, tmp_path, passphrase):
+    organisation = json.loads((silo.folder / "portal.json").read_text())["organisation"]
+    arguments = new_policy(silo, tmp_path, passphrase, permission="DUO:0000006")
+    portal.close()
+    said(silo.command(*arguments), 0, f"Data-use policy of {organisation} (silo site-1)")
+    assert organisation != "site-1"
+
+
 def test_a_steward_whose_name_can_not_stand_in_the_trust_leaves_no_key_behind(silo, portal, passphrase, tmp_path):
     folder = tmp_path / "new"
     said(silo.command("init", str(folder), *NEW), 0)
