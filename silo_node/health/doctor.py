@@ -64,7 +64,14 @@ def examine(folder: Path) -> list[Check]:
     try:
         config = Config.load(folder)
     except UsageError as error:
-        return [Check("settings", FAIL, f"{error.sentence}.", "Correct silo.toml; `silo init` makes a new one.")]
+        return [
+            Check(
+                "settings",
+                FAIL,
+                f"{error.sentence}.",
+                "Correct silo.toml where it says; nothing else is looked at before.",
+            )
+        ]
     groups: tuple[Callable[[Config], Iterable[Check]], ...] = (
         *(here, the_way, signed, broker, images, pacs, consent, steward, graphics_card),
     )
@@ -376,6 +383,14 @@ def consent(config: Config) -> Iterable[Check]:
     except SiloError as error:
         # A hospital whose studies open no image needs none.
         state = WARN if error.code == "CONSENT_NO_SOURCE" else FAIL
+        if policy is None and state == WARN:
+            yield Check(
+                name,
+                state,
+                "No data-use policy is in force, so nobody counts as consenting.",
+                what_to_do("POLICY_MISSING"),
+            )
+            return
         yield Check(name, state, error.sentence, what_to_do(error.code))
         return
     read_at = min(found.loaded_at, found.opt_out.loaded_at if found.opt_out is not None else now)

@@ -196,6 +196,18 @@ def test_a_policy_names_the_hospital_also_where_the_portal_is_not_asked(silo, po
     assert organisation != "site-1"
 
 
+def test_a_silo_without_a_policy_is_not_told_what_its_policy_asks_for(silo):
+    (silo.folder / "policy.json").unlink()
+    text = said(
+        silo.command("doctor", str(silo.folder)), 1, "No data-use policy is in force, so nobody counts as consenting"
+    )
+    assert "policy asks for" not in text
+    text = said(
+        silo.command("consent", "status", "--folder", str(silo.folder)), 0, "DENY, because no policy is in force"
+    )
+    assert "signed policy" not in text
+
+
 def test_a_steward_whose_name_can_not_stand_in_the_trust_leaves_no_key_behind(silo, portal, passphrase, tmp_path):
     folder = tmp_path / "new"
     said(silo.command("init", str(folder), *NEW), 0)
