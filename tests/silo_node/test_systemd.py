@@ -82,6 +82,12 @@ def test_the_unit_tells_systemd_what_the_silo_does():
     assert service["ExecStart"].split()[1:] == ["run", "/var/lib/consilium-silo"]
 
 
+def test_the_unit_starts_what_the_page_for_hospital_it_installs():
+    page = (ROOT / "docs" / "hospital-it.md").read_text()
+    program = unit()["ExecStart"].split()[0]
+    assert f"python3.11 -m venv {Path(program).parents[1]}\n" in page
+
+
 def test_a_fault_that_passes_by_itself_never_keeps_the_silo_down():
     """A disk that is full for an hour ends each start with 1: the unit tries for ever, unless a person must act first."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
