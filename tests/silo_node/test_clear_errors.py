@@ -136,6 +136,9 @@ def test_a_folder_that_can_not_be_made_is_named(silo, tmp_path):
     (tmp_path / "file").touch()
     said(silo.command("init", str(tmp_path / "file" / "silo"), *NEW), 2, f"{tmp_path}/file/silo", "correct the path")
     said(silo.command("init", str(tmp_path / ("x" * 300)), *NEW), 2, "x" * 300, "use a shorter path")
+    (tmp_path / "a folder").mkdir()
+    metrics = ("metrics", str(silo.folder), "--out", str(tmp_path / "a folder"))
+    said(silo.command(*metrics), 2, f"{tmp_path}/a folder: this is a folder, not a file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount read-only")
