@@ -256,7 +256,7 @@ class DicomWeb(_Strict):
     password_file: str = ""
     """File whose first line is the password."""
     ca_bundle: str = ""
-    """PEM file of the authorities that signed the PACS's certificate; empty: the silo's `ca_bundle`, else the system's."""
+    """PEM file of the authorities that signed the PACS's certificate; empty: the silo's `ca_bundle`, else the public ones."""
     unsafe_plain_http: bool = False
     query: dict[str, str | tuple[str, ...]] = {}
     every_minutes: Annotated[int, Field(ge=1, le=10080)] = 60

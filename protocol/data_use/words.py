@@ -24,8 +24,10 @@ def describe_policy(document: PolicyDocument) -> list[str]:
 
 
 def _permission(document: PolicyDocument) -> str:
-    if document.permission is None or document.permission not in PERMISSIONS:
+    if document.permission is None:
         return "No permission is stated, so every study is denied."
+    if document.permission not in PERMISSIONS:
+        return f"{document.permission} is not a known permission, so every study is denied."
     meaning = TERMS[document.permission].meaning
     if document.diseases:
         names = listed(load_closure().label(disease) for disease in document.diseases)

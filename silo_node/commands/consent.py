@@ -70,7 +70,7 @@ def status(folder: FolderOption = None, as_json: AsJson = False) -> None:
       silo consent status --json
     """
     with errors_shown(as_json):
-        registry, words = _registry(config_of(folder))
+        registry, words, signed = _registry(config_of(folder))
         counts = registry.counts()
         facts: dict[str, Any] = {
             "default": "PERMIT" if registry.default else "DENY",
@@ -87,7 +87,8 @@ def status(folder: FolderOption = None, as_json: AsJson = False) -> None:
         from silo_node.consent.rules import SENTENCES
 
         out.print(f"Consents: {facts['consents']} from {words}, read {facts['read']}; opted out: {facts['opted_out']}.")
-        out.print(f"Without a record the answer is {facts['default']}, by the hospital's signed policy.")
+        why = "by the hospital's signed policy" if signed else "because no policy is in force"
+        out.print(f"Without a record the answer is {facts['default']}, {why}.")
         for code, count in counts.items():
             out.print(f"  {count:>7} patients  {code}: {SENTENCES[code]}", markup=False)
         if registry.unassigned:
@@ -123,7 +124,7 @@ def check(
             return
         if not patient:
             raise UsageError("name the patient, or a file with --cases")
-        registry, _ = _registry(config_of(folder))
+        registry, _, _ = _registry(config_of(folder))
         decision = registry.decide(patient)
         record = decision.record
         dated = (
@@ -180,8 +181,8 @@ def prove(
         err.print(f"To check: consilium-verify membership {to or 'FILE'} --vkey '{vkey}'", markup=False)
 
 
-def _registry(config: Config) -> tuple[Registry, str]:
-    """What is in force, and in words where it comes from."""
+def _registry(config: Config) -> tuple[Registry, str, bool]:
+    """What is in force, in words where it comes from, and whether a policy is in force."""
     from silo_node.consent import registry
     from silo_node.steward import documents
 
@@ -197,7 +198,7 @@ def _registry(config: Config) -> tuple[Registry, str]:
     if not config.settings.consent.source and config.consent_imported.exists():
         then = datetime.fromtimestamp(config.consent_imported.stat().st_mtime, UTC)
         words = f"what was imported on {then.date().isoformat()}"
-    return registry.load(config, now, registry.default_of(policy)), words
+    return registry.load(config, now, registry.default_of(policy)), words, policy is not None
 
 
 def _check_cases(path: Path, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,14 +55,15 @@ def put(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sign the policy in a file and put it in force here; or with --send alone show the one in force to the portal.
+    """Show the policy in a file in words, sign it (at a terminal it asks first) and put it in force here; with --send alone
+    show the one in force to the portal.
 
     Examples:
 
         silo policy /srv/silo --file policy.json --send
     """
     with errors_shown(as_json):
-        from silo_node.steward import approvals, documents
+        from silo_node.steward import approvals, documents, policies
 
         node = node_of(folder, enrolled=send)
         try:
@@ -72,11 +74,15 @@ def put(
                 if not send:
                     raise UsageError("give a policy with --file, or --send to show the one in force to the portal")
             else:
-                envelope, document = approvals.sign_policy(
-                    node, approvals.read_policy_file(file), passphrase=passphrase(passphrase_file), person=person
-                )
+                content = approvals.read_policy_file(file)
+                document = policies.checked(node, content)
                 if not as_json:
                     _words(document)
+                if not (yes or as_json) and os.isatty(0) and not typer.confirm("Sign this policy?", err=True):
+                    raise UsageError("nothing was signed", "ABORTED")
+                envelope, _ = approvals.sign_policy(
+                    node, content, passphrase=passphrase(passphrase_file), person=person
+                )
             _finish(node, envelope, send, as_json)
         finally:
             node.close()

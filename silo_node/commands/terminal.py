@@ -96,7 +96,8 @@ def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
             "is mounted read-only must be mounted for writing"
         )
     if isinstance(error, OSError) and error.errno in _DRIVE:
-        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        name = error.filename2 or error.filename  # of a rename, what was to be replaced
+        named = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
         if named is not None and named.suffix == ".tmp":  # files.py writes beside the file that it replaces
             named = named.parent
         return UsageError(f"{named or 'a file of the silo'}: {_DRIVE[error.errno]}")

@@ -66,7 +66,14 @@ def examine(folder: Path) -> list[Check]:
     try:
         config = Config.load(folder)
     except UsageError as error:
-        return [Check("settings", FAIL, f"{error.sentence}.", "Correct silo.toml; `silo init` makes a new one.")]
+        return [
+            Check(
+                "settings",
+                FAIL,
+                f"{error.sentence}.",
+                "Correct silo.toml where it says; nothing else is looked at before.",
+            )
+        ]
     groups: tuple[Callable[[Config], Iterable[Check]], ...] = (
         *(here, the_way, signed, broker, images, pacs, receiver, consent, steward, graphics_card),
     )
@@ -446,6 +453,14 @@ def consent(config: Config) -> Iterable[Check]:
     except SiloError as error:
         # A hospital whose studies open no image needs none.
         state = WARN if error.code == "CONSENT_NO_SOURCE" else FAIL
+        if policy is None and state == WARN:
+            yield Check(
+                name,
+                state,
+                "No data-use policy is in force, so nobody counts as consenting.",
+                what_to_do("POLICY_MISSING"),
+            )
+            return
         yield Check(name, state, error.sentence, what_to_do(error.code))
         return
     yield Check(name, OK, "Who may not be used can be read.")

@@ -175,7 +175,7 @@ def receiver_certificate(config: Config) -> Found:
 
 
 def rights(config: Config) -> Found:
-    """The folder and its keys belong to this user, and nobody else can read the keys."""
+    """The folder and its keys belong to this user, nobody else can read the keys, nor everybody the passwords of others."""
     found: Found = []
     for path in (config.folder, config.keys, *sorted(config.keys.glob("*"))):
         try:
@@ -193,7 +193,19 @@ def rights(config: Config) -> Found:
                 found.append(UsageError(f"{path} can be changed by others (mode {mode:o}): `chmod 700 {path}`."))
         elif mode & 0o077:
             found.append(UsageError(f"{path} is open to others (mode {mode:o}): `chmod go= {path}`."))
+    for path in _secrets(config):
+        # Another owner and a group of its own are usual for these; everybody on the machine is not.
+        if path.is_file() and path.stat().st_mode & 0o007:
+            found.append(UsageError(f"{path} is open to everybody on this machine: `chmod o= {path}`."))
     return found
+
+
+def _secrets(config: Config) -> list[Path]:
+    """Files with a password, token or key that silo.toml names."""
+    of = config.settings
+    named = [of.consent.token_file, of.page.metrics_token_file, of.page.tls_key]
+    named += [of.dicomweb.password_file] if of.dicomweb is not None else []
+    return [config.folder / Path(name).expanduser() for name in named if name]
 
 
 class Here:

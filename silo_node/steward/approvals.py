@@ -54,6 +54,7 @@ from silo_node.errors import Refused, UsageError
 from silo_node.files import write_bytes, write_json
 from silo_node.keys import save_new
 from silo_node.node import Node
+from silo_node.pin import Pin
 from silo_node.steward import documents
 
 Decision = Literal["approve", "reject", "revoke"]
@@ -162,9 +163,10 @@ def complete_policy(node: Node, content: Mapping[str, Any], last: int) -> tuple[
     Raises: UsageError.
     """
     config = node.config
+    pin = node.pin or (Pin.load(config) if config.pin.exists() else None)  # also where the portal is not asked
     document = {
         "silo": config.name,
-        "organisation": node.pin.organisation if node.pin is not None else config.name,
+        "organisation": pin.organisation if pin is not None else config.name,
         "version": last + 1,
         "issued": utc_text(datetime.now(UTC)),
         **content,

@@ -167,5 +167,5 @@ def test_the_words_follow_each_choice() -> None:
         assert sentence in other, sentence
     assert "no legal basis is named" in words(consent_default="opt-out")
     assert "No permission is stated" in words(permission=None, diseases=[])
-    assert "No permission is stated" in words(permission="DUO:0000046", diseases=[])
+    assert "DUO:0000046 is not a known permission" in words(permission="DUO:0000046", diseases=[])
     assert "kind of them." in words(diseases=["DOID:850", "DOID:162"])

@@ -136,6 +136,9 @@ def test_a_folder_that_can_not_be_made_is_named(silo, tmp_path):
     (tmp_path / "file").touch()
     said(silo.command("init", str(tmp_path / "file" / "silo"), *NEW), 2, f"{tmp_path}/file/silo", "correct the path")
     said(silo.command("init", str(tmp_path / ("x" * 300)), *NEW), 2, "x" * 300, "use a shorter path")
+    (tmp_path / "a folder").mkdir()
+    metrics = ("metrics", str(silo.folder), "--out", str(tmp_path / "a folder"))
+    said(silo.command(*metrics), 2, f"{tmp_path}/a folder: this is a folder, not a file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount read-only")
@@ -156,6 +159,56 @@ def test_a_passphrase_that_was_not_saved_as_utf_8_is_told(silo, tmp_path):
     (tmp_path / "latin").write_bytes("Schlüssel\n".encode("latin-1"))
     done = silo.command("steward", str(silo.folder), "--person", "B", "--passphrase-file", str(tmp_path / "latin"))
     said(done, 2, str(tmp_path / "latin"), "save it as UTF-8")
+
+
+def new_policy(silo, tmp_path, passphrase, permission):
+    """The arguments that sign the page's policy (docs/hospital-it.md) with another permission."""
+    page = (ROOT / "docs" / "hospital-it.md").read_text()
+    content = json.loads(page.split("<<'POLICY'\n")[1].split("\nPOLICY\n")[0]) | {"permission": permission}
+    (tmp_path / "policy.json").write_text(json.dumps(content))
+    return "policy", str(silo.folder), "--file", str(tmp_path / "policy.json"), "--passphrase-file", str(passphrase)
+
+
+def test_a_policy_is_shown_in_words_before_it_is_signed_and_at_a_terminal_can_be_declined(silo, tmp_path, passphrase):
+    """A code that nobody knows denies everything: the steward sees that in time."""
+    before = (silo.folder / "policy.json").read_bytes()
+    (tmp_path / "wrong").write_text("not the passphrase\n")
+    arguments = new_policy(silo, tmp_path, tmp_path / "wrong", permission="DUO:9999999")
+    said(
+        silo.command(*arguments),
+        2,
+        "DUO:9999999 is not a known permission",
+        "every study is denied",
+        "passphrase is wrong",
+    )
+    arguments = new_policy(silo, tmp_path, passphrase, permission="DUO:9999999")
+    for answer, code, changed in (("n", 2, False), ("y", 0, True)):
+        terminal, there = os.openpty()
+        os.write(terminal, f"{answer}\n".encode())
+        said(silo.command(*arguments, stdin=there), code, "every study is denied", "Sign this policy?")
+        assert ((silo.folder / "policy.json").read_bytes() != before) == changed
+        os.close(terminal)
+        os.close(there)
+
+
+def test_a_policy_names_the_hospital_also_where_the_portal_is_not_asked(silo, portal, tmp_path, passphrase):
+    organisation = json.loads((silo.folder / "portal.json").read_text())["organisation"]
+    arguments = new_policy(silo, tmp_path, passphrase, permission="DUO:0000006")
+    portal.close()
+    said(silo.command(*arguments), 0, f"Data-use policy of {organisation} (silo site-1)")
+    assert organisation != "site-1"
+
+
+def test_a_silo_without_a_policy_is_not_told_what_its_policy_asks_for(silo):
+    (silo.folder / "policy.json").unlink()
+    text = said(
+        silo.command("doctor", str(silo.folder)), 1, "No data-use policy is in force, so nobody counts as consenting"
+    )
+    assert "policy asks for" not in text
+    text = said(
+        silo.command("consent", "status", "--folder", str(silo.folder)), 0, "DENY, because no policy is in force"
+    )
+    assert "signed policy" not in text
 
 
 def test_a_steward_whose_name_can_not_stand_in_the_trust_leaves_no_key_behind(silo, portal, passphrase, tmp_path):

@@ -112,6 +112,19 @@ def test_a_key_that_others_can_read(silo):
     failing(silo, "rights", "silo.key", "chmod go=")
 
 
+def test_a_password_that_everybody_on_the_machine_can_read(silo):
+    silo.settings(
+        (silo.folder / "silo.toml").read_text().split("[training]")[0]
+        + '[dicomweb]\nurl = "http://127.0.0.1:1/dicom-web"\nuser = "silo"\npassword_file = "pacs.password"\n'
+    )
+    secret = silo.folder / "pacs.password"
+    secret.write_text("secret\n")
+    secret.chmod(0o644)
+    failing(silo, "rights", "pacs.password", "chmod o=")
+    secret.chmod(0o640)
+    assert examined(silo)["rights"].state == doctor.OK
+
+
 def test_a_full_disk(silo):
     silo.settings((silo.folder / "silo.toml").read_text().split("[training]")[0], limits="free_mb = 1000000000\n")
     failing(silo, "disk", "MB are free", "Make room")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from silo_node.errors import AlreadyRunning, DiskFull, PortalError, Refused, UsageError
 from silo_node.service import systemd
 from tests.silo_node.conftest import ROOT
 
@@ -79,6 +80,23 @@ def test_the_unit_tells_systemd_what_the_silo_does():
     # What can be read and written is named, all else is closed.
     assert service["ReadWritePaths"] == "/var/lib/consilium-silo"
     assert service["ExecStart"].split()[1:] == ["run", "/var/lib/consilium-silo"]
+
+
+def test_the_unit_starts_what_the_page_for_hospital_it_installs():
+    page = (ROOT / "docs" / "hospital-it.md").read_text()
+    program = unit()["ExecStart"].split()[0]
+    assert f"python3.11 -m venv {Path(program).parents[1]}\n" in page
+
+
+def test_a_fault_that_passes_by_itself_never_keeps_the_silo_down():
+    """A disk that is full for an hour ends each start with 1: the unit tries for ever, unless a person must act first."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read_string(UNIT.read_text())
+    assert parser["Unit"]["StartLimitIntervalSec"] == "0"
+    assert int(parser["Service"]["RestartSec"]) >= 10
+    kept_down = {int(code) for code in parser["Service"]["RestartPreventExitStatus"].split()}
+    assert kept_down == {UsageError.exit_code, Refused.exit_code, AlreadyRunning.exit_code}
+    assert not kept_down & {DiskFull.exit_code, PortalError.exit_code}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)")
