@@ -129,7 +129,8 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Nothing: the patient's wish is kept.", ("OPTED_OUT",)),
     ("Name the patient of that file in labels.csv (columns `file` and `PatientID`), then scan again.", ("PATIENT_UNKNOWN",)),
     (
-        "Install the decoders (`pip install consilium[silo]` brings them all), restart, and `silo scan`.",
+        "Install the decoders (`pip install consilium[silo]` brings them all), restart, and `silo scan`. Videos (MPEG) and what "
+        "is only referred to (JPIP) nothing here reads: leave them out.",
         ("PIXELS_UNSUPPORTED", "NO_DECODER"),
     ),
     # --- consent
