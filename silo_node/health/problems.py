@@ -158,7 +158,8 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Nothing: what the link leads to is read at its own place in the data folder.", ("LINK_FOLDER",)),
     ("Name the patient of that file in labels.csv (columns `file` and `PatientID`), then scan again.", ("PATIENT_UNKNOWN",)),
     (
-        "Install the decoders (`pip install consilium[silo]` brings them all), restart, and `silo scan`.",
+        "Install the decoders (`pip install consilium[silo]` brings them all), restart, and `silo scan`. Videos (MPEG) and what "
+        "is only referred to (JPIP) nothing here reads: leave them out.",
         ("PIXELS_UNSUPPORTED", "NO_DECODER"),
     ),
     # --- consent

@@ -244,10 +244,10 @@ def test_no_mutation_of_a_file_is_a_crash_or_shows_a_name(
     ((_, picture),) = pool.decode([item_of(path)])
     if isinstance(picture, str):
         assert picture in index.PROBLEMS and picture != "FILE_CHANGED"
-        try:
-            decode.read(path, size=(16, 16))
-        except PixelError as error:
-            shown += f"{error} {error!r}"
+        if picture not in index.WORTH_ANOTHER_TRY:  # what ended a worker would end this process too
+            with pytest.raises(PixelError) as caught:
+                decode.read(path, size=(16, 16))
+            shown += f"{caught.value} {caught.value!r}"
     else:
         assert picture.shape == (16, 16)
     assert "Plantedsson" not in shown and "PLANTED" not in shown
@@ -261,5 +261,10 @@ def _seeds(factory: pytest.TempPathFactory) -> tuple[list[bytes], DecoderPool]:
         pixels = np.kron(awkward.RAMP, np.ones((4, 4), np.uint8))
         made = [awkward.image(folder / syntax, pixels, syntax=pydicom.uid.UID(syntax)) for syntax in syntaxes]
         made.append(awkward.enhanced(folder / "enhanced"))
-        _seeds.made = [path.read_bytes() for path in made], DecoderPool(size=(16, 16))  # type: ignore[attr-defined]
+        for name in ("MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "JPEG-lossy.dcm", "SC_rgb_rle.dcm"):
+            dataset = pydicom.dcmread(str(get_testdata_file(name, download=False)))
+            dataset.PatientID, dataset.PatientName = awkward.PATIENT, awkward.NAME
+            dataset.save_as(folder / name)
+            made.append(folder / name)
+        _seeds.made = [path.read_bytes() for path in made], DecoderPool(size=(16, 16), seconds=5)  # type: ignore[attr-defined]
     return _seeds.made  # type: ignore[attr-defined, no-any-return]

@@ -57,6 +57,33 @@ def test_the_middle_frame_of_an_encoders_film_is_the_sources(
         assert error <= bound, layout
 
 
+COLOURS = ["jpeg_baseline", "jpeg_ls", "jpeg_ls_near", "rle", "gdcm_j2k", "gdcm_j2k_lossy", "gdcm_rle"]
+PIXEL_BY_PIXEL = [
+    "jpeg_sv1",
+    "jpeg_14_6",
+]  # DCMTK's own decoder gives other colours where the source was plane by plane
+
+
+@pytest.mark.parametrize(
+    ("name", "planar"),
+    [*((name, plane) for name in COLOURS for plane in (0, 1)), *((name, 0) for name in PIXEL_BY_PIXEL)],
+)
+def test_the_middle_frame_of_a_film_in_colour_is_the_sources_luminance(tmp_path: Path, name: str, planar: int) -> None:
+    _, grey = encoders.film(tmp_path / "grey.dcm", 8)
+    values = np.stack([grey, np.roll(grey, 2, axis=0), np.roll(grey, 1, axis=0)], axis=-1).astype(np.uint8)
+    stored = np.moveaxis(values, -1, 1) if planar else values
+    plain = write_dicom(
+        tmp_path / "plain.dcm", np.zeros(grey.shape, np.uint8), SamplesPerPixel=3, PlanarConfiguration=planar,
+        PhotometricInterpretation="RGB", PixelData=stored.tobytes(), SOPClassUID=uid.SecondaryCaptureImageStorage,
+    )  # fmt: skip
+    path = encoders.encoded(plain, tmp_path / "film.dcm", name)
+    frames = encoders.frames_of(path)
+    wanted = values[2] @ [0.299, 0.587, 0.114] / 255
+    for layout in ("basic table", "no table", "extended table", "fragments"):
+        assert header.read(encoders.laid_out(path, layout, frames)).problem is None, layout
+        assert np.abs(_white(path, grey.shape) - wanted).max() <= (encoders.ENCODERS[name][3] or 1 / 255), layout
+
+
 @pytest.mark.parametrize("name", ["dcmcjpeg", "dcmcjpls", "dcmcrle"])
 def test_fragments_as_an_encoder_cuts_them_are_put_together(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(6)
