@@ -90,8 +90,12 @@ def read(path: Path | str, root: Path | str | None = None) -> Header:
         problem = "NOT_A_FILE"
     except bounded.Outside:
         problem = "LINK_OUTSIDE"
-    except OSError as error:  # pydicom's own, about a sequence without an end, has no number
-        problem = "CORRUPT" if error.errno is None else "UNREADABLE"
+    except OSError as error:
+        problem = "UNREADABLE"
+        if (
+            error.errno is None
+        ):  # pydicom's own: a sequence without an end, or one so deep that it could read no further
+            problem = "HEADER_TOO_LARGE" if isinstance(error.__context__, RecursionError) else "CORRUPT"
     except InvalidDicomError:
         problem = "NOT_DICOM"
     except (TooMuch, RecursionError, MemoryError):

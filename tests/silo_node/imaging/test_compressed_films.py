@@ -13,7 +13,7 @@ from silo_node.imaging import decode, header
 from silo_node.imaging.decoder_pool import DecoderPool
 from silo_node.imaging.errors import PixelError
 from tests.silo_node.imaging import encoders
-from tests.silo_node.imaging.conftest import write_dicom
+from tests.silo_node.imaging.conftest import item_of, write_dicom
 
 NEVER_SIGNED = {"jpeg_baseline", "jpeg_extended", "jpeg_ls_near"}
 MOST_BITS = {"jpeg_baseline": 8, "jpeg_extended": 12}
@@ -170,7 +170,7 @@ def test_run_lengths_of_more_pixels_than_said_are_damage_and_no_crash(tmp_path: 
     head = np.array([2, 64, 64 + len(first), *[0] * 13], "<u4").tobytes()
     encoders.pixels(path, encoders.items([[head + first + second]]))
     with DecoderPool(size=(16, 16)) as pool:
-        ((_, found),) = pool.decode([path])
+        ((_, found),) = pool.decode([item_of(path)])
     assert found == "PIXELS_CORRUPT"
 
 
