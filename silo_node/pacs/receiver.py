@@ -228,7 +228,8 @@ class Server:
     def _count(self, what: str, event: Any = None) -> None:
         with self._lock:
             self._counts[what] += 1
-            self._came.setdefault(id(event.assoc), Counter())[what] += 1
+            if event is not None:  # None: before there is an association
+                self._came.setdefault(id(event.assoc), Counter())[what] += 1
         self._write()
 
     def _write(self) -> None:
