@@ -47,6 +47,8 @@ SOON: Final = timedelta(days=30)
 SKEW: Final = 300
 """Seconds between two clocks at which every request is refused."""
 SKEW_WARN: Final = 60
+STARTS: Final = 5.0
+"""Seconds that the embedded broker of a silo that has just begun is waited for."""
 LONGEST: Final = 40.0
 """Seconds for everything; what has not ended by then is named."""
 
@@ -138,13 +140,19 @@ def broker(config: Config) -> Iterable[Check]:
 
     name = "broker"
     if config.settings.broker.url or runs(config.folder):
-        try:
-            brokers.connect(config, timeout=network.SECONDS).ping()
-        except (redis.RedisError, OSError, ValueError) as error:
-            yield Check(name, FAIL, f"The broker does not answer ({type(error).__name__}).", what_to_do("BROKER"))
+        # `silo run` may have begun a moment ago: its own broker takes a second or two.
+        end = time.monotonic() + (0 if config.settings.broker.url else STARTS)
+        while True:
+            try:
+                brokers.connect(config, timeout=network.SECONDS).ping()
+            except (redis.RedisError, OSError, ValueError) as error:
+                if time.monotonic() < end:
+                    time.sleep(0.2)
+                    continue
+                yield Check(name, FAIL, f"The broker does not answer ({type(error).__name__}).", what_to_do("BROKER"))
+                return
+            yield Check(name, OK, "The broker answers.")
             return
-        yield Check(name, OK, "The broker answers.")
-        return
     problem = _starts_embedded()
     if problem:
         yield Check(name, FAIL, f"The embedded broker does not start: {problem}.", what_to_do("BROKER"))
