@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -218,13 +218,18 @@ class Here:
 
     def __call__(self, config: Config) -> Found:
         """Everything that is wrong here now."""
-        found: Found = []
-        for look in self.looks:
-            try:
-                found += look(config)
-            except SiloError as error:
-                found.append(error)
-            except OSError as error:
-                # Its text may hold a path inside the DICOM folder.
-                found.append(UsageError(f"A file of the silo can't be read: {error.strerror}."))
-        return found
+        return gather(self.looks, config, "A file of the silo")
+
+
+def gather(looks: Iterable[Callable[[Config], Found]], config: Config, what: str) -> Found:
+    """What each look finds or raises. what: names in words what could not be read, since the system's own words may hold a
+    path inside the DICOM folder."""
+    found: Found = []
+    for look in looks:
+        try:
+            found += look(config)
+        except SiloError as error:
+            found.append(error)
+        except OSError as error:
+            found.append(UsageError(f"{what} can't be read: {error.strerror}."))
+    return found

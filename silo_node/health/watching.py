@@ -35,10 +35,10 @@ from silo_node.config import Config
 from silo_node.consent import asked
 from silo_node.consent.looking import Looking
 from silo_node.egress import RETRY_STATUS
-from silo_node.errors import DiskFull, PortalError, PortalRefused, SiloError, Stopping, UsageError, is_disk_full
+from silo_node.errors import DiskFull, PortalError, PortalRefused, SiloError, Stopping, is_disk_full
 from silo_node.evidence import portal_log
 from silo_node.health.doctor_network import Broken, Target
-from silo_node.health.local_checks import Here
+from silo_node.health.local_checks import Here, gather
 from silo_node.health.status import HERE, SOURCES, WAY, Live
 from silo_node.node import Node
 from silo_node.pacs import state as pacs
@@ -136,15 +136,7 @@ class Watch:
 
     def look_at_sources(self) -> None:
         """Once."""
-        config = self._node.config
-        found: list[SiloError] = []
-        for look in (self._consents, _pacs):
-            try:
-                found += look(config)
-            except SiloError as error:
-                found.append(error)
-            except OSError as error:
-                found.append(UsageError(f"A source of consents or images can't be read: {error.strerror}."))
+        found = gather((self._consents, _pacs), self._node.config, "A source of consents or images")
         self._tell(SOURCES, found)
 
     def look_at_portal(self) -> None:

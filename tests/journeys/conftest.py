@@ -10,9 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.round_overhead import constant_plan
 from demo import synthetic
 from demo.network import Network
 from demo.settings import silo_name
+from demo.study import draft
 
 NetworkMaker = Callable[..., Network]
 
@@ -49,3 +51,18 @@ def network_of(tmp_path: Path) -> Iterator[NetworkMaker]:
     for network in made:
         network.stop()
     assert processes_of(tmp_path / "network") == []
+
+
+def run_constant(network: Network, weights: int, rounds: int, *, title: str, summary: str) -> str:
+    """A study of all the network's hospitals that trains the constant network; its id, once it is approved everywhere."""
+    return network.run_study(
+        draft(
+            silos=[hospital.name for hospital in network.hospitals],
+            plan=constant_plan(weights, rounds),
+            modalities=["CR", "DX"],
+            countries=[],
+            title=title,
+            summary=summary,
+            min_patients=2,
+        )
+    )

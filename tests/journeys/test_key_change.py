@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.round_overhead import constant_plan
 from demo.hospital import Hospital
 from demo.network import Network
 from demo.portal import ROOT
 from demo.silo_command import call_silo
-from demo.study import draft
+from tests.journeys.conftest import run_constant
 
 pytestmark = pytest.mark.timeout(240)
 WEIGHTS = 20_000
@@ -29,17 +28,7 @@ def test_the_key_is_changed_between_two_rounds_and_the_study_goes_on_without_the
     network = network_of(hospitals=4)
     network.start()
     names = [hospital.name for hospital in network.hospitals]
-    study = network.run_study(
-        draft(
-            silos=names,
-            plan=constant_plan(WEIGHTS, 150),
-            modalities=["CR", "DX"],
-            countries=[],
-            title="A new key",
-            summary="A hospital changes its key.",
-            min_patients=2,
-        )
-    )
+    study = run_constant(network, WEIGHTS, 150, title="A new key", summary="A hospital changes its key.")
     network.wait_for(study, lambda report: any(row["stage"] == "finished" for row in report["rounds"]), seconds=90)
     leaver = network.hospitals[0]
     assert leaver.process is not None

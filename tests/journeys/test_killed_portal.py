@@ -12,13 +12,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from benchmarks.round_overhead import constant_plan
 from demo.network import Network
 from demo.processes import Process
-from demo.study import draft
 from protocol.initial_model import initial_state
 from protocol.model_state import ModelState
 from silo_node.training.constant import STEP
+from tests.journeys.conftest import run_constant
 
 pytestmark = pytest.mark.timeout(300)
 STAGES = ("keys", "bundles", "ready", "update", "list", "sketch", "second", "unmask", "nonce", "check", "state")
@@ -43,18 +42,7 @@ def kill_session(process: Process | None) -> None:
 def test_portal_killed_at_every_stage_goes_on_from_its_database(network_of: Callable[..., Network]) -> None:
     network = network_of(hospitals=4)
     network.start()
-    names = [hospital.name for hospital in network.hospitals]
-    study = network.run_study(
-        draft(
-            silos=names,
-            plan=constant_plan(20_000, ROUNDS),
-            modalities=["CR", "DX"],
-            countries=[],
-            title="Killed portal",
-            summary="The portal dies again and again.",
-            min_patients=2,
-        )
-    )
+    study = run_constant(network, 20_000, ROUNDS, title="Killed portal", summary="The portal dies again and again.")
     portal, missed = network.portal, set(STAGES)
     until = time.monotonic() + 150
     while missed and time.monotonic() < until:

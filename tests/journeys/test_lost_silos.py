@@ -11,12 +11,11 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.round_overhead import constant_plan
 from demo.network import Network
-from demo.study import draft
 from protocol.initial_model import initial_state
 from protocol.model_state import ModelState
 from silo_node.training.constant import STEP
+from tests.journeys.conftest import run_constant
 
 pytestmark = pytest.mark.timeout(240)
 WEIGHTS = 20_000
@@ -43,17 +42,7 @@ def test_round_ends_with_the_exact_sum_of_the_others(network_of: Callable[..., N
         )  # its training never ends, so it is certainly in the stage before its upload
 
     names = [hospital.name for hospital in network.hospitals]
-    study = network.run_study(
-        draft(
-            silos=names,
-            plan=constant_plan(WEIGHTS, 2),
-            modalities=["CR", "DX"],
-            countries=[],
-            title="Drop-outs",
-            summary="A silo vanishes.",
-            min_patients=2,
-        )
-    )
+    study = run_constant(network, WEIGHTS, 2, title="Drop-outs", summary="A silo vanishes.")
 
     def masks_are_fixed(report: dict[str, Any]) -> bool:
         return any(row["number"] == 1 and row["stage"] == "update" for row in report["rounds"])
@@ -84,18 +73,7 @@ def test_refusal_after_revocation_is_shown_in_words(network_of: Callable[..., Ne
     """A steward revokes between rounds: from then on the silo refuses, and the study's page says why."""
     network = network_of(hospitals=4)
     network.start()
-    names = [hospital.name for hospital in network.hospitals]
-    study = network.run_study(
-        draft(
-            silos=names,
-            plan=constant_plan(WEIGHTS, 150),
-            modalities=["CR", "DX"],
-            countries=[],
-            title="Revocation",
-            summary="A steward changes her mind.",
-            min_patients=2,
-        )
-    )
+    study = run_constant(network, WEIGHTS, 150, title="Revocation", summary="A steward changes her mind.")
     network.wait_for(study, lambda report: any(row["stage"] == "finished" for row in report["rounds"]), seconds=90)
     leaver = network.hospitals[0]
     leaver.silo(

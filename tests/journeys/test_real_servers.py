@@ -15,15 +15,15 @@ import psycopg
 import pytest
 import redis
 
-from benchmarks.round_overhead import constant_plan
 from demo.network import Network
 from demo.portal import web_command, worker_command
 from demo.processes import free_port
-from demo.study import draft
+from tests.journeys.conftest import run_constant
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").exists() else []
 REDIS = shutil.which("redis-server")
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -107,18 +107,7 @@ def test_a_study_completes_on_postgresql_and_redis(
 ) -> None:
     network = network_of(hospitals=3, portal_env={"DATABASE_URL": postgres, "BROKER_URL": redis_address})
     network.start()
-    names = [hospital.name for hospital in network.hospitals]
-    study = network.run_study(
-        draft(
-            silos=names,
-            plan=constant_plan(20_000, 2),
-            modalities=["CR", "DX"],
-            countries=[],
-            title="Real servers",
-            summary="PostgreSQL and Redis.",
-            min_patients=2,
-        )
-    )
+    study = run_constant(network, 20_000, 2, title="Real servers", summary="PostgreSQL and Redis.")
     report = network.wait_for(study, lambda found: found["state"] == "completed", seconds=150)
     assert sum(row["purpose"] == "train" and row["stage"] == "finished" for row in report["rounds"]) == 2
     with psycopg.connect(postgres) as connection:
