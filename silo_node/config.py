@@ -450,6 +450,10 @@ class Config:
                 values: dict[str, Any] = tomllib.load(file)
         except FileNotFoundError:
             raise UsageError(f"{path} does not exist: make a silo with `silo init {folder} --name ...`") from None
+        except PermissionError:
+            raise UsageError(
+                f"{path} can't be read by this user: run this as the folder's owner, or correct owner and mode"
+            ) from None
         except OSError as error:
             raise UsageError(f"{path} can't be read: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -61,23 +61,25 @@ def errors_shown(as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except SiloError as error:
-        _show(error, as_json)
+        show_error(error, as_json)
         raise typer.Exit(error.exit_code) from None
-    except typer.Abort:
+    except (typer.Abort, EOFError):  # EOFError: Ctrl-D where a passphrase is asked for
         unanswered = UsageError(
-            "a question was not answered: without a terminal use --yes and --passphrase-file", "ABORTED"
+            "a question was not answered, so nothing more was done: answer it, or use --yes and --passphrase-file",
+            "ABORTED",
         )
-        _show(unanswered, as_json)
+        show_error(unanswered, as_json)
         raise typer.Exit(unanswered.exit_code) from None
     except (OSError, sqlite3.Error) as error:
         found = _about_the_folder(error)
         if found is None:
             raise
-        _show(found, as_json)
+        show_error(found, as_json)
         raise typer.Exit(found.exit_code) from None
 
 
-def _show(error: SiloError, as_json: bool) -> None:
+def show_error(error: SiloError, as_json: bool) -> None:
+    """Code and sentence, for a person or a program."""
     if as_json:
         print_json({"error": {"code": error.code, "sentence": error.sentence}})
     else:
@@ -92,8 +94,8 @@ def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
     if isinstance(error, PermissionError) or getattr(error, "sqlite_errorname", "") in _NOT_OURS:
         where = getattr(error, "filename", None) or "a database in the silo's folder"
         return UsageError(
-            f"{where} can't be written by this user: run as the folder's owner, or correct owner and mode; a drive that "
-            "is mounted read-only must be mounted for writing"
+            f"{where} can't be read or written by this user: run as the folder's owner, or correct owner and mode; a drive "
+            "that is mounted read-only must be mounted for writing"
         )
     if isinstance(error, OSError) and error.errno in _DRIVE:
         name = error.filename2 or error.filename  # of a rename, what was to be replaced

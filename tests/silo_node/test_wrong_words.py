@@ -1,0 +1,94 @@
+"""What is typed wrongly, or by the wrong user, comes back as a sentence with what to do, and with --json as one object."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+from typer.testing import CliRunner
+
+from silo_node.cli import app
+from tests.silo_node.conftest import ROOT
+from tests.silo_node.test_every_command import COMMANDS, examples, typed
+
+
+def without_rights():
+    """For `command`: root, where the tests run as root, that has to keep to files' modes as anybody else."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None)
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; holds from the next exec on
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_that_is_not_there_is_a_sentence_and_with_json_one_object(name):
+    for more in ((), ("--json",)):
+        done = CliRunner().invoke(app, [*name.split()[1:], "--bogus", *more])
+        text = json.loads(done.stdout)["error"]["sentence"] if more else done.stderr
+        assert done.exit_code == 2
+        assert "--bogus" in text and "--help` shows what can be typed" in text, text
+        assert "Usage" not in done.output and "╭" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("consent prove 4711", "ROUND"),
+        ("page user add x", "--role"),
+        ("trust propose --needed many", "--needed"),
+        ("stauts", "status"),
+        ("status a b c", "unexpected"),
+    ],
+)
+def test_what_is_missing_or_of_another_kind_is_named_with_the_code_of_wrong_usage(words, found):
+    done = CliRunner().invoke(app, [*words.split(), "--json"])
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, error["code"]) == (2, "USAGE")
+    assert found in error["sentence"]
+
+
+def test_a_group_without_a_command_still_shows_its_help():
+    done = CliRunner().invoke(app, ["trust"])
+    assert (done.exit_code, "propose" in done.output, "shows what can be typed" in done.output) == (2, True, False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_another_user_is_told_which_path_and_what_to_do(name, silo):
+    if name == "silo version":
+        return
+    silo.folder.chmod(0)
+    words = typed(examples(COMMANDS[name])[0], "-C", str(silo.folder))
+    try:
+        done = silo.command(*words, preexec_fn=without_rights)
+    finally:
+        silo.folder.chmod(0o700)
+    text = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == (1 if name == "silo doctor" else 2), text
+    assert str(silo.folder) in text and "owner" in text, text
+    assert "is not readable" not in text and "Traceback" not in text, text
+
+
+def test_the_end_of_input_at_a_passphrase_is_a_sentence_with_a_code(silo):
+    mine, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "silo_node.cli", "trust", "new-key", str(silo.folder), "--person", "B"],
+        cwd=ROOT, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    with suppress(OSError):
+        os.close(terminal)
+    err = ""
+    while "passphrase: " not in err:  # then it waits, with what was typed before thrown away
+        err += (letter := process.stderr.read(1))
+        assert letter, err
+    os.write(mine, b"\x04")
+    out, more = process.communicate(timeout=60)
+    err += more
+    os.close(mine)
+    assert (process.returncode, "ABORTED" in err, "was not answered" in err) == (2, True, True), out + err
+    assert len(list((silo.folder / "keys").glob("steward-*"))) == 1
