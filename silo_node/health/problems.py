@@ -90,7 +90,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("STATUS_STALE",),
     ),
     ("Stop the other one first: its process id is in silo.lock.", ("ALREADY_RUNNING",)),
-    ("Wait for the other command to end, then try again.", ("JOURNAL_BUSY", "INDEX_BUSY")),
+    ("Wait for the other command to end, then try again.", ("JOURNAL_BUSY", "INDEX_BUSY", "STEWARD_BUSY")),
     (_BACKUP, ("JOURNAL_DAMAGED", "EVIDENCE_DAMAGED")),
     ("Nothing: the silo is stopping.", ("STOPPING",)),
     ("Nothing was changed. Do it again when you are sure.", ("ABORTED",)),
