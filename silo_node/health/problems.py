@@ -123,6 +123,15 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     ("Run `silo scan`: it reads the images' headers into the index.", ("INDEX_MISSING",)),
     ("Remove index.db from the silo's folder and run `silo scan`: it is made again from the images.", ("INDEX_DAMAGED",)),
+    (
+        "Run as the owner of the silo's folder, or correct owner and mode of index.db; mount a read-only drive for writing.",
+        ("INDEX_READ_ONLY",),
+    ),
+    (
+        "Look at the drive of the silo's folder, its cable or the network, and into the machine's log (`dmesg`); then "
+        "`silo scan`. Do not delete index.db for this.",
+        ("INDEX_IO",),
+    ),
     ("Put labels.csv beside the images, or name it in silo.toml as `labels`.", ("LABELS_MISSING",)),
     (
         _LABELS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -41,6 +42,14 @@ def images(silo):
 def full_disk(limit=0):
     """For `command`: no file of the process can grow beyond `limit` bytes, as on a disk or quota that is full."""
     return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))}
+
+
+def without_rights():
+    """For `command`: root, where the tests run as root, that has to keep to files' modes as anybody else."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None)
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; holds from the next exec on
 
 
 def said(done, exit_code, *words):
@@ -218,6 +227,24 @@ def test_a_steward_whose_name_can_not_stand_in_the_trust_leaves_no_key_behind(si
     said(silo.command(*made, "Dr. \x1b[31mA"), 2, "--person", "control or direction character")
     assert not list((folder / "keys").glob("steward-*"))
     said(silo.command(*made, "Dr. A"), 0)
+
+
+def test_an_index_that_this_user_may_not_write_is_not_called_damaged(silo, images):
+    said(silo.command("scan", str(silo.folder)), 0)
+    silo.config.index_db.chmod(0)
+    done = silo.command("scan", str(silo.folder), preexec_fn=without_rights)
+    text = said(done, 2, "INDEX_READ_ONLY", str(silo.config.index_db), "owner")
+    assert "delete" not in text
+
+
+def test_a_data_folder_that_is_away_or_empty_is_named(silo, tmp_path):
+    data = silo.config.data
+    said(silo.command("scan", str(silo.folder)), 2, "DATA_FOLDER_EMPTY", str(data), "drive is mounted")
+    data.rmdir()
+    said(silo.command("scan", str(silo.folder)), 2, "DATA_FOLDER_MISSING", str(data), "silo.toml")
+    (tmp_path / "file").touch()
+    said(silo.command("scan", "--data", str(tmp_path / "file")), 2, f"{tmp_path}/file: is a file")
+    said(silo.command("scan", "--data", str(tmp_path / "none")), 2, f"{tmp_path}/none: there is no such folder")
 
 
 @pytest.mark.parametrize("command", ["run", "status"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pty
@@ -15,15 +14,8 @@ from typer.testing import CliRunner
 
 from silo_node.cli import app
 from tests.silo_node.conftest import ROOT
+from tests.silo_node.test_clear_errors import without_rights
 from tests.silo_node.test_every_command import COMMANDS, examples, typed
-
-
-def without_rights():
-    """For `command`: root, where the tests run as root, that has to keep to files' modes as anybody else."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None)
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; holds from the next exec on
 
 
 @pytest.mark.parametrize("name", COMMANDS)
