@@ -6,6 +6,7 @@ Each act is kept in the silo's folder first and sent to the portal after: the si
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -486,7 +487,8 @@ def enrol(node: Node, token: str, *, public: bytes | None = None) -> dict[str, A
     trust = documents.read_envelope(node.config.trust)
     if trust is None:
         raise UsageError(
-            f"make a steward's key first: `silo steward {node.config.folder} --person NAME`; the portal has to know it"
+            f"make a steward's key first: `silo steward {shlex.quote(str(node.config.folder))} --person NAME`; the portal has to "
+            "know it"
         )
     answer = node.egress.post(
         "/api/v1/silo/enrol",

@@ -35,6 +35,7 @@ def test_an_option_that_is_not_there_is_a_sentence_and_with_json_one_object(name
         ("page user add x", "--role"),
         ("trust propose --needed many", "--needed"),
         ("stauts", "status"),
+        ("policy show", "No such command 'show'"),
         ("status a b c", "unexpected"),
     ],
 )
