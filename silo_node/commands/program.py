@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
@@ -12,9 +12,26 @@ from typer.exceptions import TyperException
 from silo_node.commands.terminal import show_error
 from silo_node.errors import UsageError
 
+PANELS: Final = {
+    "Setting up": ("init", "steward", "enrol", "scan", "policy", "consent", "fetch", "receive"),
+    "Deciding": ("approve", "resume", "trust"),
+    "Working": ("run", "status", "doctor", "page"),
+    "Proving": ("evidence", "export"),
+    "Looking after it": ("key", "healthy", "metrics", "version"),
+}
+"""The commands in the order in which a hospital needs them."""
+
 
 class Program(TyperGroup):
     """`silo`, with every command under it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for panel, names in PANELS.items():
+            for name in names:
+                command: Any = self.commands.pop(name)
+                command.rich_help_panel = panel
+                self.commands[name] = command
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *more: Any, **options: Any) -> Any:
         """As typer's, but for an option or an argument that is missing, unknown or of another kind."""

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,9 @@ _DRIVE: Final = {
     errno.EMFILE: "too many files are open: raise the limit (`ulimit -n`)",
 }
 """What IT can put right, by the system's number of the error."""
+
+LEAST_PASSPHRASE: Final = 12
+"""Characters of a new steward's passphrase: who steals the key's file can try as many as he likes."""
 
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the steward's passphrase.")
@@ -125,8 +129,9 @@ def node_of(folder: Path | None, *, enrolled: bool = True) -> Node:
 
 
 def first_line(path: Path, what: str) -> str:
-    """The secret that a file begins with. Raises: UsageError."""
+    """The secret that a file begins with; warns where others can read it. Raises: UsageError."""
     try:
+        mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
@@ -134,18 +139,30 @@ def first_line(path: Path, what: str) -> str:
         raise UsageError(f"{path}: is not UTF-8 text: save it as UTF-8") from None
     if not lines or not lines[0]:
         raise UsageError(f"{path}: the first line must be the {what}")
+    if mode & 0o044:
+        said = f"{path} can be read by others on this machine (mode {stat.S_IMODE(mode):o}): `chmod 600 {path}`"
+        err.print(f"to look at: {said}", markup=False, style="yellow")
     return lines[0]
 
 
 def passphrase(path: Path | None, *, again: bool = False) -> bytes:
-    """From a file (0600 is expected) or asked at the terminal, twice for a new one. Raises: UsageError."""
+    """From a file (0600 is expected) or asked at the terminal. again: it is a new one, asked twice, with a least length.
+
+    Raises: UsageError.
+    """
     if path is not None:
-        return first_line(path, "passphrase").encode()
-    if not os.isatty(0):
+        first = first_line(path, "passphrase")
+    elif not os.isatty(0):
         raise UsageError("there is no terminal to ask for the passphrase: use --passphrase-file")
-    first = getpass.getpass("Steward's passphrase: ")
-    if again and getpass.getpass("Once more: ") != first:
-        raise UsageError("the two passphrases differ")
-    if not first:
-        raise UsageError("the passphrase is empty")
+    else:
+        if again:
+            err.print(f"A new passphrase: {LEAST_PASSPHRASE} characters or more, such as four words.")
+        first = getpass.getpass("Steward's passphrase: ")
+        if not first:
+            raise UsageError("the passphrase is empty")
+    if again and len(first) < LEAST_PASSPHRASE:
+        where = "" if path is None else f"{path}: "
+        raise UsageError(f"{where}a new passphrase has at least {LEAST_PASSPHRASE} characters: nothing was made")
+    if again and path is None and getpass.getpass("Once more: ") != first:
+        raise UsageError("the two passphrases differ: nothing was made")
     return first.encode()

@@ -10,9 +10,11 @@ import sys
 from contextlib import suppress
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from silo_node.cli import app
+from silo_node.commands.program import PANELS
 from tests.silo_node.conftest import ROOT
 from tests.silo_node.test_clear_errors import without_rights
 from tests.silo_node.test_every_command import COMMANDS, examples, typed
@@ -51,6 +53,33 @@ def test_a_group_without_a_command_still_shows_its_help():
     assert (done.exit_code, "propose" in done.output, "shows what can be typed" in done.output) == (2, True, False)
 
 
+def test_the_help_lists_every_command_in_the_order_in_which_it_is_needed():
+    names = [name for names in PANELS.values() for name in names]
+    assert list(typer.main.get_command(app).commands) == names
+    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    assert [word for line in lines for word in line.split()[1:2] if line.startswith("│ ") and word in names] == names
+
+
+def test_a_new_stewards_passphrase_is_not_short_and_its_file_not_open_to_others(silo, tmp_path):
+    path = tmp_path / "passphrase"
+    path.write_text("elevenchars\n")
+    path.chmod(0o644)
+    arguments = ("trust", "new-key", str(silo.folder), "--person", "B", "--passphrase-file", str(path), "--json")
+    done = silo.command(*arguments)
+    assert (done.returncode, "at least 12 characters" in done.stdout, str(path) in done.stdout) == (2, True, True)
+    path.write_text("twelve chars\n")
+    done = silo.command(*arguments)
+    assert (done.returncode, f"chmod 600 {path}" in done.stderr) == (0, True), done.stdout
+    path.chmod(0o600)
+    assert silo.command(*arguments[:4], "C", *arguments[5:]).stderr == ""
+
+
+def test_the_metrics_make_no_folder(silo, tmp_path):
+    done = silo.command("metrics", str(silo.folder), "--out", str(tmp_path / "nope" / "silo.prom"))
+    assert (done.returncode, f"there is no folder {tmp_path}/nope" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "nope").exists()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_another_user_is_told_which_path_and_what_to_do(name, silo):
     if name == "silo version":
@@ -76,7 +105,7 @@ def test_the_end_of_input_at_a_passphrase_is_a_sentence_with_a_code(silo):
     with suppress(OSError):
         os.close(terminal)
     err = ""
-    while "passphrase: " not in err:  # then it waits, with what was typed before thrown away
+    while "Steward's passphrase: " not in err:  # then it waits, with what was typed before thrown away
         err += (letter := process.stderr.read(1))
         assert letter, err
     os.write(mine, b"\x04")
