@@ -19,8 +19,8 @@ from silo_node.files import write_bytes
 from silo_node.imaging.errors import DataError
 
 
-def load(config: Config, now: datetime) -> OptOut | None:
-    """The list in force; None where this hospital has never had one.
+def load(config: Config, now: datetime, *, keep: bool = True) -> OptOut | None:
+    """The list in force; None where this hospital has never had one. keep: whether a good reading is kept for later.
 
     Raises: Refused with the reader's code (OPT_OUT_..) or OPT_OUT_STALE.
     """
@@ -34,7 +34,8 @@ def load(config: Config, now: datetime) -> OptOut | None:
         found = lists.load(path, now=now)
     except DataError as error:
         return _kept(config, kept, now, Refused(error.code, error.sentence))
-    _keep(path, kept, found.digest)
+    if keep:
+        _keep(path, kept, found.digest)
     return found
 
 

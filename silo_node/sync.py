@@ -525,6 +525,9 @@ def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> bool:
     try:
         # Opened now, so that files of a newer version end the start and not a round.
         _ = node.journal, node.evidence, node.egress_log
+        page = node.config.settings.page
+        shown = "is off" if page.off else f"at {page.origin}/"
+        say(f"{node.config.name} works for {node.config.portal}; its page {shown}; Ctrl-C or SIGTERM ends it.")
         sync = Sync(node, say=say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sync.stop())

@@ -330,8 +330,10 @@ def images(config: Config) -> Iterable[Check]:
                 db.execute("SELECT transfer_syntax, count(*) FROM files WHERE transfer_syntax IS NOT NULL GROUP BY 1")
             )
     except sqlite3.Error as error:
-        code = "SILO_DISK_FULL" if is_disk_full(error) else "INDEX_DAMAGED"
-        yield Check("index", FAIL, f"index.db can't be read ({error.sqlite_errorname}).", what_to_do(code))
+        from silo_node.imaging.index import why
+
+        said = f"{config.index_db} can't be read ({getattr(error, 'sqlite_errorname', type(error).__name__)})."
+        yield Check("index", FAIL, said, what_to_do(why(error)[0]))
         return
     at = datetime.fromtimestamp(config.index_db.stat().st_mtime, UTC)
     said = f"{files} files, {usable} of them can be used, as of {at:%Y-%m-%d %H:%M} UTC."

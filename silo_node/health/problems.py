@@ -90,7 +90,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("STATUS_STALE",),
     ),
     ("Stop the other one first: its process id is in silo.lock.", ("ALREADY_RUNNING",)),
-    ("Wait for the other command to end, then try again.", ("JOURNAL_BUSY", "INDEX_BUSY")),
+    ("Wait for the other command to end, then try again.", ("JOURNAL_BUSY", "INDEX_BUSY", "STEWARD_BUSY")),
     (_BACKUP, ("JOURNAL_DAMAGED", "EVIDENCE_DAMAGED")),
     ("Nothing: the silo is stopping.", ("STOPPING",)),
     ("Nothing was changed. Do it again when you are sure.", ("ABORTED",)),
@@ -123,6 +123,15 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     ("Run `silo scan`: it reads the images' headers into the index.", ("INDEX_MISSING",)),
     ("Remove index.db from the silo's folder and run `silo scan`: it is made again from the images.", ("INDEX_DAMAGED",)),
+    (
+        "Run as the owner of the silo's folder, or correct owner and mode of index.db; mount a read-only drive for writing.",
+        ("INDEX_READ_ONLY",),
+    ),
+    (
+        "Look at the drive of the silo's folder, its cable or the network, and into the machine's log (`dmesg`); then "
+        "`silo scan`. Do not delete index.db for this.",
+        ("INDEX_IO",),
+    ),
     ("Put labels.csv beside the images, or name it in silo.toml as `labels`.", ("LABELS_MISSING",)),
     (
         _LABELS,

@@ -193,6 +193,13 @@ def test_it_ends_cleanly_when_asked(ready, portal):
     assert ready.status()["state"] == "stopped"
 
 
+def test_it_says_at_once_for_whom_it_works_where_its_page_is_and_how_it_ends(ready, portal):
+    ready.start()
+    ready.until(lambda: (ready.folder / "run.log").read_text())
+    line = (ready.folder / "run.log").read_text().splitlines()[0]
+    assert all(word in line for word in ("site-1", portal.address, "page is off", "Ctrl-C")), line
+
+
 def test_a_second_run_is_told_so(ready, portal):
     first = ready.start()
     ready.until(lambda: (ready.folder / "status.json").exists())
