@@ -110,7 +110,7 @@ def test_a_port_that_is_taken_is_a_problem_until_it_is_free_and_does_not_stop_th
     silo.until(lambda: not problem(silo, "PAGE_PORT_TAKEN"), 40)
 
 
-@pytest.mark.parametrize("fault", ["no PEM", "another's key", "missing", "over"])
+@pytest.mark.parametrize("fault", ["no PEM", "another's key", "missing", "over", "open to everybody"])
 def test_a_certificate_that_cannot_be_used_is_a_problem(silo: SiloUnderTest, port: int, tmp_path: Path, fault: str):
     pem = faults.certificate(tmp_path, days=-2 if fault == "over" else 1)[1]
     if fault == "no PEM":
@@ -123,6 +123,8 @@ def test_a_certificate_that_cannot_be_used_is_a_problem(silo: SiloUnderTest, por
         )
     elif fault == "missing":
         pem.unlink()
+    elif fault == "open to everybody":
+        pem.chmod(0o644)
     with_tls(silo, pem)
     found = told_at_start(silo, "PAGE_CERTIFICATE")
     assert str(pem) in found["sentence"] and "tls_cert" in found["do"]
