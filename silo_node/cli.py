@@ -216,6 +216,7 @@ def run(folder: Folder = None, as_json: EachAsJson = False) -> None:
         finally:
             node.close()
         if again:
+            logs.printed()
             # The same process, from the beginning: nothing in memory holds the former key.
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -333,6 +333,8 @@ class Receiver(_Strict):
     peers: Annotated[tuple[Peer, ...], Field(min_length=1)]
     max_mb: Annotated[int, Field(ge=1, le=4096)] = 512
     """Size of one instance above which it is refused."""
+    instance_seconds: Annotated[float, Field(gt=0, le=7200)] = 300.0
+    """How long one message, an instance that is, may take in all."""
     max_associations: Annotated[int, Field(ge=1, le=64)] = 4
     free_mb: Annotated[int, Field(ge=0)] = 1000
     """Free space, in MB, that is left on the disk of the inbox."""

@@ -273,8 +273,13 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     (
         "Put a certificate and its key without a passphrase where [page] tls_cert and tls_key in silo.toml say (PEM files "
-        "that this user can read): the page is tried again by itself.",
+        "that this user can read, the key not everybody): the page is tried again by itself.",
         ("PAGE_CERTIFICATE",),
+    ),
+    (
+        "Let it be renewed, put the new certificate and key in the place of the old ones, then restart the silo: the page reads "
+        "them at its start.",
+        ("PAGE_CERTIFICATE_ENDS",),
     ),
     (
         "Put a token of 20 characters or more into the file that [page] metrics_token_file in silo.toml names, readable for "

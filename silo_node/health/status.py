@@ -13,7 +13,7 @@ from typing import Any
 
 from protocol.policy import describe_policy
 from protocol.signing import fingerprint
-from silo_node import key_history
+from silo_node import certificates, key_history
 from silo_node.config import Config
 from silo_node.errors import DiskFull, SiloError
 from silo_node.evidence.egress_log import totals_of
@@ -222,7 +222,7 @@ def report(config: Config) -> dict[str, Any]:
         "policy": None,
         "approvals": [],
         "paused": [],
-        "reminders": [],
+        "reminders": _certificates(config),
         "pacs": None,
     }
     parts = {
@@ -302,7 +302,23 @@ def _paused(config: Config) -> list[dict[str, str]]:
 def _reminders(config: Config) -> list[dict[str, str]]:
     from silo_node.steward import decisions
 
-    return decisions.reminders(config)
+    return _certificates(config) + decisions.reminders(config)
+
+
+def _certificates(config: Config) -> list[dict[str, str]]:
+    """The page's and the receiver's, where they end soon; what else is wrong with them is a problem of its own."""
+    from silo_node.steward import decisions
+
+    page, receiver, now = config.settings.page, config.settings.receiver, datetime.now(UTC)
+    renewed, found = "put the renewed one and its key in its place", []
+    for what, name, remedy in (
+        ("the certificate of the node's page", "" if page.off else page.tls_cert, f"{renewed}, then restart the silo"),
+        ("the receiver's certificate", receiver.tls_cert if receiver else "", f"{renewed}, without a restart"),
+    ):
+        ends = certificates.end_of(config.folder / name) if name else None
+        if ends is not None and ends - now < decisions.REMIND:
+            found.append(decisions.reminder(what, ends, now, remedy))
+    return found
 
 
 def _approvals(config: Config) -> list[dict[str, Any]]:
