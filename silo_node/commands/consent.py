@@ -40,9 +40,7 @@ def import_(
         bool, typer.Option("--files", help="Also name each file with a problem; a name may tell whose it is.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check; put nothing in place.")] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Also take an opt-out list in which patients of the present one are missing.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also where people who have said no would be used again.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check consents or an opt-out list, and put them in place of what was imported before.
@@ -58,7 +56,7 @@ def import_(
         if path.suffix.lower() == ".csv":
             _import_list(config, path, dry_run, yes, as_json)
         else:
-            _import_consents(config, path, files, dry_run, as_json)
+            _import_consents(config, path, files, dry_run, yes, as_json)
 
 
 @app.command()
@@ -246,8 +244,8 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
     out.print(f"{len(found)} patients have opted out. " + _done(dry_run), markup=False)
 
 
-def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_json: bool) -> None:
-    from silo_node.consent import registry, sources
+def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    from silo_node.consent import fewer, registry, sources
     from silo_node.files import write_bytes
 
     if config.settings.consent.source and not dry_run:
@@ -259,6 +257,15 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_
         raise UsageError(f"{path}: there is no such file or folder")
     found = sources.read(path)
     by_patient, unassigned = registry.assign(found, registry.patients_of(config, found))
+    takes = not found.problems and bool(found.consents)
+    gone = fewer.lost(config, found, datetime.now(UTC)) if takes else fewer.Lost(0, 0)
+    if gone.denials and not yes and not dry_run:
+        raise Refused(
+            "CONSENT_FEWER",
+            f"{gone.denials} patients whom the consents in place refuse would not be refused by the new ones; {gone.patients} of "
+            "whom there are consents are missing in them. The new ones take the place of all that was imported before: give a "
+            "whole export, or, where each of them has withdrawn their no, --yes. Nothing was imported.",
+        )
     facts: dict[str, Any] = {
         "files": found.files,
         "consents": len(found.distinct()),
@@ -266,7 +273,9 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_
         "unassigned": unassigned,
         "problems": [str(problem) for problem in found.problems],
         "doubtful": [str(problem) for problem in found.doubtful],
-        "imported": not dry_run and not found.problems and bool(found.consents),
+        "gone": gone.patients,
+        "denials_gone": gone.denials,
+        "imported": not dry_run and takes,
     }
     if files:
         facts["problem_files"] = sorted({str(each.path) for each in (*found.problems, *found.doubtful) if each.path})
@@ -285,6 +294,12 @@ def _show(found: Found, facts: dict[str, Any], dry_run: bool) -> None:
     if facts["unassigned"]:
         out.print(
             f"{facts['unassigned']} of them can't be assigned: set identifier_system or map in [consent].", markup=False
+        )
+    if facts["gone"]:
+        out.print(f"{facts['gone']} patients of the consents in place are missing in them.")
+    if facts["denials_gone"]:
+        out.print(
+            f"{facts['denials_gone']} patients whom the consents in place refuse are not refused by the new ones."
         )
     for problem in (*facts["problems"], *facts["doubtful"]):
         out.print(f"  {problem}", markup=False)
