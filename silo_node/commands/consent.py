@@ -108,6 +108,8 @@ def check(
 ) -> None:
     """May this patient's images be used, and why? With --cases: what the rules say to each case of a file.
 
+    Ends with 1 where no image of that id is known here: it may be mistyped, and the answer then is nobody's.
+
     Examples:
 
       silo consent check 4711
@@ -122,7 +124,9 @@ def check(
             return
         if not patient:
             raise UsageError("name the patient, or a file with --cases")
-        registry, _, _ = _registry(config_of(folder))
+        config = config_of(folder)
+        images, unknown = _images(config, patient)
+        registry, _, _ = _registry(config)
         decision = registry.decide(patient)
         record = decision.record
         dated = (
@@ -130,15 +134,25 @@ def check(
         )
         if as_json:
             print_json(
-                {"decision": decision.word, "code": decision.code, "sentence": decision.sentence, "record": dated}
+                {
+                    "decision": decision.word,
+                    "code": decision.code,
+                    "sentence": decision.sentence,
+                    "record": dated,
+                    "images": images,
+                }
             )
+            _end_where(unknown)
             return
+        if unknown:
+            out.print(f"{unknown} For such an id it would be:", style="bold", markup=False)
         out.print(f"[bold]{decision.word}[/] {decision.code}: ", end="")
         out.print(decision.sentence, markup=False)
         records = len((registry.consents or {}).get(patient, ()))
         out.print(f"On record: {records} consents" + (f"; the one of {dated} decides." if dated else "."), markup=False)
         if record is not None and record.fault is not None:
             out.print(f"What can't be read in it: {record.fault}.", markup=False)
+        _end_where(unknown)
 
 
 @app.command()
@@ -153,6 +167,9 @@ def prove(
 
     The file holds pseudonyms (of this patient and at most two others) and the cohort's size, and no id.
 
+    Ends with 1 where the patient was not in the cohort and no image of that id is known here: it may be mistyped. The proof
+    is valid all the same.
+
     Examples:
 
       silo consent prove 4711 st-abc.3.1 --out proof.json
@@ -165,18 +182,50 @@ def prove(
         try:
             file, found = proofs.prove(node, patient, round_id)
             vkey = node.keys.log_vkey
+            images, unknown = _images(node.config, patient)
         finally:
             node.close()
         if to is None:
             sys.stdout.write(file.decode() + "\n")
         else:
             write_bytes(to, file)
+        # Of a member there were images then.
+        unknown = "" if found.member else unknown
         if as_json and to is not None:
-            print_json({"member": found.member, "pseudonym": found.pseudonym, "round": found.round, "vkey": vkey})
+            print_json(
+                {
+                    "member": found.member,
+                    "pseudonym": found.pseudonym,
+                    "round": found.round,
+                    "vkey": vkey,
+                    "images": images,
+                }
+            )
+            _end_where(unknown)
             return
         word = "was" if found.member else "was not"
         err.print(f"This patient {word} in the cohort of {found.round}. Pseudonym: {found.pseudonym}", markup=False)
+        if unknown:
+            err.print(f"{unknown} Of a mistyped id the same would be proved.", style="bold", markup=False)
         err.print(f"To check: consilium-verify membership {to or 'FILE'} --vkey '{vkey}'", markup=False)
+        _end_where(unknown)
+
+
+def _images(config: Config, patient: str) -> tuple[int | None, str]:
+    """How many files of this patient were found, None where nobody can tell; and what to say where there is none, else ""."""
+    from silo_node.imaging import index
+    from silo_node.imaging.errors import ScanError
+
+    try:
+        images = index.files_of(config.index_db, patient)
+    except ScanError as error:
+        return None, f"No image of that id is known here. {error.sentence}"
+    return images, "" if images else "No image of that id is known here: check how it is written."
+
+
+def _end_where(unknown: str) -> None:
+    if unknown:
+        raise typer.Exit(1)
 
 
 def _registry(config: Config) -> tuple[Registry, str, bool]:
