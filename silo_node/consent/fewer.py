@@ -53,7 +53,7 @@ def _in_place(config: Config) -> Found | None:
     """What was imported last; where that is gone, the last good reading of whatever was the source."""
     for path in (config.consent_imported, config.consent_kept):
         try:
-            return sources.whole(sources.read(path))
+            return sources.whole(sources.read(path, ours=True))
         except ConsentError:  # none, or one that can't be read: the new ones are what mends it
             continue
     return None

@@ -122,7 +122,7 @@ def _consents(config: Config, server: Callable[[Config], SiloError | None]) -> I
             fault = server(config)
             if fault is not None:
                 raise fault
-            found = sources.read(kept) if kept.exists() else None
+            found = sources.read(kept, ours=True) if kept.exists() else None
         else:
             found = registry.fetch(config)
             if found is None and kept.exists():
