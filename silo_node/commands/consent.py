@@ -271,7 +271,7 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
     from silo_node.files import write_bytes
     from silo_node.imaging.errors import TableError
 
-    found = opt_out.load(path)
+    found, raw = opt_out.read(path)
     place = config.opt_out or config.folder / "opt_out.csv"
     try:
         gone = len(opt_out.load(place).patients - found.patients)
@@ -284,7 +284,7 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
             "list takes the place of the old one: give a whole list, or, where all of them have withdrawn their no, --yes",
         )
     if not dry_run:
-        write_bytes(place, path.read_bytes())
+        write_bytes(place, raw)
     if as_json:
         print_json({"opted_out": len(found), "gone": gone, "imported": not dry_run, "problems": []})
         return
