@@ -28,7 +28,7 @@ def load(config: Config, now: datetime) -> OptOut | None:
     if path is None:
         if not kept.exists():
             return None
-        return _kept(config, kept, now, Refused("OPT_OUT_MISSING", "The opt-out list that was read before is gone."))
+        return _kept(config, kept, now, gone())
     began = time.time()
     try:
         found, raw = lists.read(path, now=now)
@@ -36,6 +36,15 @@ def load(config: Config, now: datetime) -> OptOut | None:
         return _kept(config, kept, now, Refused(error.code, error.sentence))
     keep(kept, raw, began)
     return found
+
+
+def gone() -> Refused:
+    """A list that was there is not there any more."""
+    return Refused(
+        "OPT_OUT_MISSING",
+        "The opt-out list that was read before is gone: bring it back, or name its place in silo.toml as `opt_out`; with only "
+        "its header where everybody on it has withdrawn their no.",
+    )
 
 
 def _kept(config: Config, kept: Path, now: datetime, reason: Refused) -> OptOut:

@@ -230,7 +230,7 @@ def _end_where(unknown: str) -> None:
 
 def _registry(config: Config) -> tuple[Registry, str, bool]:
     """What is in force, in words where it comes from, and whether a policy is in force."""
-    from silo_node.consent import registry
+    from silo_node.consent import places, registry
     from silo_node.steward import documents
 
     now = datetime.now(UTC)
@@ -245,7 +245,10 @@ def _registry(config: Config) -> tuple[Registry, str, bool]:
     if not config.settings.consent.source and config.consent_imported.exists():
         then = datetime.fromtimestamp(config.consent_imported.stat().st_mtime, UTC)
         words = f"what was imported on {then.date().isoformat()}"
-    return registry.load(config, now, registry.default_of(policy)), words, policy is not None
+    try:
+        return registry.load(config, now, registry.default_of(policy)), words, policy is not None
+    except SiloError as error:
+        raise places.named(config, error) from None
 
 
 def _check_cases(path: Path, as_json: bool) -> None:
@@ -294,7 +297,7 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
 
 
 def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
-    from silo_node.consent import fewer, registry, sources
+    from silo_node.consent import fewer, places, registry, sources
     from silo_node.files import write_bytes
 
     if config.settings.consent.source and not dry_run:
@@ -305,7 +308,10 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
     found = sources.read(path)
-    by_patient, unassigned = registry.assign(found, registry.patients_of(config, found))
+    try:
+        by_patient, unassigned = registry.assign(found, registry.patients_of(config, found))
+    except SiloError as error:
+        raise places.named(config, error) from None
     takes = not found.problems and bool(found.consents)
     gone = fewer.lost(config, found, datetime.now(UTC)) if takes else fewer.Lost(0, 0)
     if gone.denials and not yes and not dry_run:

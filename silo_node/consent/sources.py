@@ -137,7 +137,8 @@ def read(path: Path, *, ours: bool = False) -> Found:
         reason = error.strerror or "unknown reason"
         raise ConsentError(
             "CONSENT_MISSING",
-            f"The consents cannot be read ({reason}): check [consent] in silo.toml and the permissions.",
+            f"The consents cannot be read ({reason}): check [consent] in silo.toml, that the drive is mounted, and that the user "
+            "of `silo run` may read them.",
         ) from error
     return found
 
@@ -156,7 +157,7 @@ def whole(found: Found) -> Found:
         raise ConsentError(
             "CONSENT_MALFORMED",
             f"{len(found.problems)} consent resources or files cannot be read, so none is used: {first}. Files are counted "
-            "in the order of their names; `silo consent import PATH --files` names them.",
+            "in the order of their names; `silo consent import PATH --dry-run --files` names them and changes nothing.",
         )
     return found
 

@@ -55,9 +55,8 @@ def content(path: Path, *, code: str, what: str, root: Path | None = None) -> by
             raw = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
     except OSError as error:
         reason = error.strerror or "unknown reason"
-        raise TableError(
-            f"{code}_MISSING", f"{what} cannot be read ({reason}): put it in place and scan again."
-        ) from error
+        then = " and scan again" if code == "LABELS" else ", and check that the user of `silo run` may read it"
+        raise TableError(f"{code}_MISSING", f"{what} cannot be read ({reason}): put it in place{then}.") from error
     if max(size, len(raw)) > MAX_BYTES:
         raise TableError(
             f"{code}_MALFORMED", f"{what} is larger than {MAX_BYTES // 2**20} MiB: check that it is the right file."
