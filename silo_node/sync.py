@@ -19,6 +19,7 @@ from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
 from silo_node import egress, gate, key_history, key_rotation, scanning, software
 from silo_node.config import Config
+from silo_node.consent.renewing import Renewing
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
     DiskFull,
@@ -122,6 +123,7 @@ class Sync:
                 ("watch-portal", watch.portal),
                 ("watch-sources", watch.sources),
                 ("watch-consents", watch.consent_server),
+                ("renew-consents", Renewing(self.node).run),
                 ("poll", poller.run),
                 ("results", results.run),
                 ("heart", self._heart.run),

@@ -189,6 +189,10 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("CONSENT_SERVER",),
     ),
     ("Import the whole list; `--yes` where those who are missing in it have withdrawn their no.", ("OPT_OUT_SHORTER",)),
+    (
+        "Import a whole export; `--yes` where each of those patients has withdrawn their no. `--dry-run` only counts.",
+        ("CONSENT_FEWER",),
+    ),
     ("Keep one list with everybody in it, or name the one that counts in silo.toml as `opt_out`.", ("OPT_OUT_SEVERAL",)),
     (
         "Correct [consent] in silo.toml, or bring the source back: `silo consent status` reads it at once and says what "

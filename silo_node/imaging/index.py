@@ -252,6 +252,15 @@ def files(index_db: Path) -> list[IndexedFile]:
         ]
 
 
+def files_of(index_db: Path, patient: str) -> int:
+    """How many files are of this patient, usable or not. Raises ScanError `INDEX_MISSING` before the first scan,
+    `INDEX_DAMAGED`."""
+    if not Path(index_db).is_file():
+        raise ScanError("INDEX_MISSING", "The data folder has not been scanned: run `silo scan`.")
+    with closing(_open(Path(index_db))) as db, _damage_named():
+        return int(db.execute("SELECT count(*) FROM files WHERE patient = ?", (patient,)).fetchone()[0])
+
+
 def mark(index_db: Path, problems: Mapping[Path, str | None]) -> None:
     """Record that files (absolute paths) cannot be used, by a code of PROBLEMS, until the file changes; None: it can."""
     with closing(_open(Path(index_db))) as db, _damage_named(), db:
