@@ -44,6 +44,16 @@ def server_context(cert: Path, key: Path) -> tuple[ssl.SSLContext, datetime]:
     return context, found.not_valid_after_utc
 
 
+def end_of(cert: Path) -> datetime | None:
+    """The end of a certificate's validity, over or not; None where the file can't be read."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
+
+
 def why(error: Exception) -> str:
     """Words of OpenSSL's own, or of the system, never of a file or a peer."""
     reason = getattr(error, "reason", None)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from silo_node import __version__
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
 from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.program import Program
 from silo_node.commands.terminal import (
     AsJson,
     EachAsJson,
@@ -37,6 +38,7 @@ from silo_node.files import write_bytes
 
 app = Commands(
     name="silo",
+    cls=Program,
     help="A hospital's node in the network: the images stay here, and nothing runs without the steward's signature.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -214,6 +216,7 @@ def run(folder: Folder = None, as_json: EachAsJson = False) -> None:
         finally:
             node.close()
         if again:
+            logs.printed()
             # The same process, from the beginning: nothing in memory holds the former key.
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

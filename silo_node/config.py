@@ -22,13 +22,15 @@ The folder itself comes from the command line or SILO_HOME. Proxies come from th
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -331,6 +333,8 @@ class Receiver(_Strict):
     peers: Annotated[tuple[Peer, ...], Field(min_length=1)]
     max_mb: Annotated[int, Field(ge=1, le=4096)] = 512
     """Size of one instance above which it is refused."""
+    instance_seconds: Annotated[float, Field(gt=0, le=7200)] = 300.0
+    """How long one message, an instance that is, may take in all."""
     max_associations: Annotated[int, Field(ge=1, le=64)] = 4
     free_mb: Annotated[int, Field(ge=0)] = 1000
     """Free space, in MB, that is left on the disk of the inbox."""
@@ -449,13 +453,21 @@ class Config:
             with path.open("rb") as file:
                 values: dict[str, Any] = tomllib.load(file)
         except FileNotFoundError:
-            raise UsageError(f"{path} does not exist: make a silo with `silo init {folder} --name ...`") from None
+            raise UsageError(
+                f"{path} does not exist: make a silo with `silo init {shlex.quote(str(folder))} --name ...`"
+            ) from None
+        except PermissionError:
+            raise UsageError(
+                f"{path} can't be read by this user: run this as the folder's owner, or correct owner and mode"
+            ) from None
         except OSError as error:
             raise UsageError(f"{path} can't be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise UsageError(f"{path} is not UTF-8 text: save it as UTF-8") from None
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"{path}: not TOML: {error}") from None
+            there = str(error).startswith(("Cannot declare", "Cannot overwrite", "Cannot mutate", "Cannot redefine"))
+            more = "; it is there already, perhaps further up: add to what is there, each once" if there else ""
+            raise UsageError(f"{path}: not TOML: {error}{more}") from None
         _overlay(values, os.environ if environment is None else environment)
         try:
             return cls(folder, Settings.model_validate(_lists_to_tuples(values)))
@@ -656,10 +668,49 @@ def _lists_to_tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_KINDS: Final = {
+    "int": "a whole number, such as 5, without quotes",
+    "float": "a number, such as 2.5, without quotes",
+    "bool": "true or false, without quotes",
+    "string": 'a text in quotes, such as "x"',
+    "tuple": 'a list, such as ["x"]',
+    "dict": 'a table, such as {Modality = "CR"}',
+    "model": "a table, which begins with its name in brackets",
+}
+_BOUNDS: Final = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
 def words(item: Any) -> str:
-    """What is wrong with one setting, from pydantic's error about it, without pydantic's own prefix."""
-    if item["type"] == "extra_forbidden":
+    """What is wrong with one setting: what was found, and what is needed; from pydantic's error about it, in our words."""
+    kind, limits = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
         return "is not a setting; check its spelling"
-    if item["type"] == "missing":
+    if kind == "missing":
         return "is missing"
-    return str(item["msg"]).removeprefix("Value error, ")
+    if kind == "value_error":  # our own sentence
+        return str(item["msg"]).removeprefix("Value error, ")
+    of = kind.rpartition("_")[0]
+    if kind in _BOUNDS:
+        bound, said = _BOUNDS[kind]
+        needed = f"{said} {limits[bound]}"
+    elif kind.endswith(("_type", "_parsing", "_from_float")) and of.partition("_")[0] in _KINDS:
+        needed = _KINDS[of.partition("_")[0]]
+    elif kind == "literal_error":
+        needed = f"one of {limits['expected']}"
+    elif kind in ("string_too_short", "too_short"):
+        needed = "not empty"
+    elif kind == "string_pattern_mismatch":
+        needed = f"of the form {limits['pattern']}"
+    else:
+        return str(item["msg"])
+    return f"is {_shown(item['input'])}, must be {needed}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -41,6 +41,8 @@ MAX_ANSWER: Final = 64 << 20
 """Bytes of the longest answer that is read."""
 _NO_CONNECTION: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 """Of these the request itself never left: no connection stood, or a proxy made none to the portal."""
+_HERE: Final = threading.local()
+"""waits: whether this thread waits for an answer."""
 _ANY_TIME: Final = 10**11
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -59,6 +61,12 @@ class Answer:
             return _json(self.body)
         except (ValueError, RecursionError):
             raise AnswerNotGenuine("the portal's answer is not JSON: is it of another version?") from None
+
+
+def interrupt() -> None:
+    """In a signal handler: the request for whose answer the interrupted thread waits ends. Raises: Stopping, if it waits."""
+    if getattr(_HERE, "waits", False):
+        raise Stopping
 
 
 class Egress:
@@ -190,6 +198,7 @@ class Egress:
         url = f"{self._base}{path}?{query}" if query else self._base + path
         try:
             limits = httpx.Timeout(timeout + wait, connect=min(timeout, 10.0))
+            _HERE.waits = True
             with self._client.stream(
                 method, url, content=body or None, headers=headers, timeout=limits, extensions=self._extensions
             ) as response:
@@ -198,6 +207,8 @@ class Egress:
             if isinstance(error, _NO_CONNECTION):
                 self._log.not_sent(row, kind=kind, sent=len(body) + head, round_id=round_id)
             raise _unreachable(self._base, error) from error
+        finally:
+            _HERE.waits = False
         self._log.answered(row, kind=kind, status=response.status_code, received=len(content), round_id=round_id)
         self._believe(response, content, headers, method, path, query)
         if response.is_success:

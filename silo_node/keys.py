@@ -99,11 +99,12 @@ def save_new(key: SigningKey, path: Path, passphrase: bytes | None = None) -> No
         raise UsageError(str(error)) from None
 
 
-def check_mode(path: Path, code: str = "USAGE") -> None:
-    """Raises: UsageError where a key file is missing or others can read it."""
+def check_mode(path: Path, code: str = "USAGE", *, group: bool = False) -> None:
+    """Raises: UsageError where a key file is missing or others can read it. group: whether the file's group may."""
     try:
         mode = path.stat().st_mode & 0o777
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: restore it from a backup, or make a silo with `silo init`") from None
-    if mode & 0o077:
-        raise UsageError(f"{path} can be read by others (mode {mode:o}): `chmod 600 {path}`", code)
+    if mode & (0o007 if group else 0o077):
+        remedy = "o=" if group else "600"
+        raise UsageError(f"{path} can be read by others (mode {mode:o}): `chmod {remedy} {path}`", code)

@@ -68,12 +68,9 @@ class Node:
 
 
 class FolderLock:
-    """FOLDER/silo.lock, held as long as `silo run` lives; the kernel gives it back when the process dies.
+    """FOLDER/silo.lock, held as long as `silo run` lives, with its process id; the kernel gives it back when that dies."""
 
-    mark: whether this process's id is written into it; not by those who only look whether it is held.
-    """
-
-    def __init__(self, folder: Path, *, mark: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         path = folder / "silo.lock"
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -85,8 +82,6 @@ class FolderLock:
                 f"another `silo run` (process {holder or 'unknown'}) works in {folder}; "
                 "two would answer for one silo: stop that one first"
             ) from None
-        if not mark:
-            return
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
@@ -97,10 +92,15 @@ class FolderLock:
 
 def runs(folder: Path) -> bool:
     """Whether a `silo run` holds this silo's folder."""
-    if not (folder / "silo.lock").exists():
+    try:
+        handle = os.open(folder / "silo.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
     try:
-        FolderLock(folder, mark=False).release()
-    except AlreadyRunning:
+        # Shared and only read: who looks needs no drive that can be written.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -73,7 +74,8 @@ class Pin:
         value = read_json(config.pin)
         if value is None:
             raise UsageError(
-                f"this silo is not enrolled: `silo enrol {config.folder} --token ...` (the portal's admin has the token)",
+                f"this silo is not enrolled: `silo enrol {shlex.quote(str(config.folder))} --token ...` (the "
+                "portal's admin has the token)",
                 "NOT_ENROLLED",
             )
         return cls.from_answer(value)

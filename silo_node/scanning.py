@@ -108,7 +108,7 @@ def labels_problem(config: Config) -> SiloError | None:
     from silo_node.imaging.errors import TableError
 
     try:
-        label_sources.of(config, opt_out_registry.load(config, datetime.now(UTC)))
+        label_sources.of(config, opt_out_registry.load(config, datetime.now(UTC), keep=False))
     except TableError as error:
         return error
     return None

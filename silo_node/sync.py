@@ -17,8 +17,9 @@ from protocol.canonical import digest
 from protocol.messages import Reason
 from protocol.secure_aggregation.errors import ProtocolViolation
 from protocol.server_step import ServerStepError
-from silo_node import gate, key_history, key_rotation, scanning, software
+from silo_node import egress, gate, key_history, key_rotation, scanning, software
 from silo_node.config import Config
+from silo_node.consent.renewing import Renewing
 from silo_node.egress import RETRY_STATUS
 from silo_node.errors import (
     DiskFull,
@@ -61,6 +62,8 @@ LONGEST_AGAIN: Final = 15.0
 KEY_AGAIN: Final = 300.0
 """Seconds at most until a new key that the portal refused is offered again: each refusal is an entry of its log."""
 HOUR: Final = 3600.0
+LAST_WORD: Final = 2.0
+"""Seconds for which a silo that ends waits for the portal to take its checkpoint: a later one holds all that this one does."""
 PASSING: Final = RETRY_STATUS | {401, 403}
 """Refusals that a person or time can lift: then the round waits. Any other ends this silo's part in it."""
 _ENDS: Final = (SiloError, ProtocolViolation, ValueError, KeyError, TypeError, ServerStepError, OSError, sqlite3.Error)
@@ -120,6 +123,7 @@ class Sync:
                 ("watch-portal", watch.portal),
                 ("watch-sources", watch.sources),
                 ("watch-consents", watch.consent_server),
+                ("renew-consents", Renewing(self.node).run),
                 ("poll", poller.run),
                 ("results", results.run),
                 ("heart", self._heart.run),
@@ -152,15 +156,17 @@ class Sync:
                 systemd.notify("STOPPING=1")
             self.node.stop.set()
             self._supervisor.stop()
-            self._keeper.turn(patience=0)
+            self._keeper.turn(patience=0, timeout=LAST_WORD)
             self._status.update(state="stopped")
             log.info("silo.stopped")
 
     def stop(self) -> None:
-        """Ask `run` to end; safe in a signal handler (SimpleQueue is re-entrant)."""
-        self.stopped = True
+        """Ask `run` to end; safe in a signal handler (SimpleQueue is re-entrant). Raises: Stopping, into a request there."""
+        again, self.stopped = self.stopped, True
         self.node.stop.set()
         self._events.put(("stop", None))
+        if not again:
+            egress.interrupt()
 
     def reload(self) -> None:
         """Ask `run` to read silo.toml again; safe in a signal handler."""
@@ -525,6 +531,9 @@ def run(node: Node, *, say: Callable[[str], None] = lambda line: None) -> bool:
     try:
         # Opened now, so that files of a newer version end the start and not a round.
         _ = node.journal, node.evidence, node.egress_log
+        page = node.config.settings.page
+        shown = "is off" if page.off else f"at {page.origin}/"
+        say(f"{node.config.name} works for {node.config.portal}; its page {shown}; Ctrl-C or SIGTERM ends it.")
         sync = Sync(node, say=say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sync.stop())

@@ -40,9 +40,7 @@ def import_(
         bool, typer.Option("--files", help="Also name each file with a problem; a name may tell whose it is.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check; put nothing in place.")] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Also take an opt-out list in which patients of the present one are missing.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also where people who have said no would be used again.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check consents or an opt-out list, and put them in place of what was imported before.
@@ -58,7 +56,7 @@ def import_(
         if path.suffix.lower() == ".csv":
             _import_list(config, path, dry_run, yes, as_json)
         else:
-            _import_consents(config, path, files, dry_run, as_json)
+            _import_consents(config, path, files, dry_run, yes, as_json)
 
 
 @app.command()
@@ -110,6 +108,8 @@ def check(
 ) -> None:
     """May this patient's images be used, and why? With --cases: what the rules say to each case of a file.
 
+    Ends with 1 where no image of that id is known here: it may be mistyped, and the answer then is nobody's.
+
     Examples:
 
       silo consent check 4711
@@ -124,7 +124,9 @@ def check(
             return
         if not patient:
             raise UsageError("name the patient, or a file with --cases")
-        registry, _, _ = _registry(config_of(folder))
+        config = config_of(folder)
+        images, unknown = _images(config, patient)
+        registry, _, _ = _registry(config)
         decision = registry.decide(patient)
         record = decision.record
         dated = (
@@ -132,15 +134,25 @@ def check(
         )
         if as_json:
             print_json(
-                {"decision": decision.word, "code": decision.code, "sentence": decision.sentence, "record": dated}
+                {
+                    "decision": decision.word,
+                    "code": decision.code,
+                    "sentence": decision.sentence,
+                    "record": dated,
+                    "images": images,
+                }
             )
+            _end_where(unknown)
             return
+        if unknown:
+            out.print(f"{unknown} For such an id it would be:", style="bold", markup=False)
         out.print(f"[bold]{decision.word}[/] {decision.code}: ", end="")
         out.print(decision.sentence, markup=False)
         records = len((registry.consents or {}).get(patient, ()))
         out.print(f"On record: {records} consents" + (f"; the one of {dated} decides." if dated else "."), markup=False)
         if record is not None and record.fault is not None:
             out.print(f"What can't be read in it: {record.fault}.", markup=False)
+        _end_where(unknown)
 
 
 @app.command()
@@ -155,6 +167,9 @@ def prove(
 
     The file holds pseudonyms (of this patient and at most two others) and the cohort's size, and no id.
 
+    Ends with 1 where the patient was not in the cohort and no image of that id is known here: it may be mistyped. The proof
+    is valid all the same.
+
     Examples:
 
       silo consent prove 4711 st-abc.3.1 --out proof.json
@@ -167,23 +182,55 @@ def prove(
         try:
             file, found = proofs.prove(node, patient, round_id)
             vkey = node.keys.log_vkey
+            images, unknown = _images(node.config, patient)
         finally:
             node.close()
         if to is None:
             sys.stdout.write(file.decode() + "\n")
         else:
             write_bytes(to, file)
+        # Of a member there were images then.
+        unknown = "" if found.member else unknown
         if as_json and to is not None:
-            print_json({"member": found.member, "pseudonym": found.pseudonym, "round": found.round, "vkey": vkey})
+            print_json(
+                {
+                    "member": found.member,
+                    "pseudonym": found.pseudonym,
+                    "round": found.round,
+                    "vkey": vkey,
+                    "images": images,
+                }
+            )
+            _end_where(unknown)
             return
         word = "was" if found.member else "was not"
         err.print(f"This patient {word} in the cohort of {found.round}. Pseudonym: {found.pseudonym}", markup=False)
+        if unknown:
+            err.print(f"{unknown} Of a mistyped id the same would be proved.", style="bold", markup=False)
         err.print(f"To check: consilium-verify membership {to or 'FILE'} --vkey '{vkey}'", markup=False)
+        _end_where(unknown)
+
+
+def _images(config: Config, patient: str) -> tuple[int | None, str]:
+    """How many files of this patient were found, None where nobody can tell; and what to say where there is none, else ""."""
+    from silo_node.imaging import index
+    from silo_node.imaging.errors import ScanError
+
+    try:
+        images = index.files_of(config.index_db, patient)
+    except ScanError as error:
+        return None, f"No image of that id is known here. {error.sentence}"
+    return images, "" if images else "No image of that id is known here: check how it is written."
+
+
+def _end_where(unknown: str) -> None:
+    if unknown:
+        raise typer.Exit(1)
 
 
 def _registry(config: Config) -> tuple[Registry, str, bool]:
     """What is in force, in words where it comes from, and whether a policy is in force."""
-    from silo_node.consent import registry
+    from silo_node.consent import places, registry
     from silo_node.steward import documents
 
     now = datetime.now(UTC)
@@ -198,7 +245,10 @@ def _registry(config: Config) -> tuple[Registry, str, bool]:
     if not config.settings.consent.source and config.consent_imported.exists():
         then = datetime.fromtimestamp(config.consent_imported.stat().st_mtime, UTC)
         words = f"what was imported on {then.date().isoformat()}"
-    return registry.load(config, now, registry.default_of(policy)), words, policy is not None
+    try:
+        return registry.load(config, now, registry.default_of(policy)), words, policy is not None
+    except SiloError as error:
+        raise places.named(config, error) from None
 
 
 def _check_cases(path: Path, as_json: bool) -> None:
@@ -224,7 +274,7 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
     from silo_node.files import write_bytes
     from silo_node.imaging.errors import TableError
 
-    found = opt_out.load(path)
+    found, raw = opt_out.read(path)
     place = config.opt_out or config.folder / "opt_out.csv"
     try:
         gone = len(opt_out.load(place).patients - found.patients)
@@ -237,7 +287,7 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
             "list takes the place of the old one: give a whole list, or, where all of them have withdrawn their no, --yes",
         )
     if not dry_run:
-        write_bytes(place, path.read_bytes())
+        write_bytes(place, raw)
     if as_json:
         print_json({"opted_out": len(found), "gone": gone, "imported": not dry_run, "problems": []})
         return
@@ -246,8 +296,8 @@ def _import_list(config: Config, path: Path, dry_run: bool, yes: bool, as_json: 
     out.print(f"{len(found)} patients have opted out. " + _done(dry_run), markup=False)
 
 
-def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_json: bool) -> None:
-    from silo_node.consent import registry, sources
+def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    from silo_node.consent import fewer, places, registry, sources
     from silo_node.files import write_bytes
 
     if config.settings.consent.source and not dry_run:
@@ -258,7 +308,19 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
     found = sources.read(path)
-    by_patient, unassigned = registry.assign(found, registry.patients_of(config, found))
+    try:
+        by_patient, unassigned = registry.assign(found, registry.patients_of(config, found))
+    except SiloError as error:
+        raise places.named(config, error) from None
+    takes = not found.problems and bool(found.consents)
+    gone = fewer.lost(config, found, datetime.now(UTC)) if takes else fewer.Lost(0, 0)
+    if gone.denials and not yes and not dry_run:
+        raise Refused(
+            "CONSENT_FEWER",
+            f"{gone.denials} patients whom the consents in place refuse would not be refused by the new ones; {gone.patients} of "
+            "whom there are consents are missing in them. The new ones take the place of all that was imported before: give a "
+            "whole export, or, where each of them has withdrawn their no, --yes. Nothing was imported.",
+        )
     facts: dict[str, Any] = {
         "files": found.files,
         "consents": len(found.distinct()),
@@ -266,7 +328,9 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, as_
         "unassigned": unassigned,
         "problems": [str(problem) for problem in found.problems],
         "doubtful": [str(problem) for problem in found.doubtful],
-        "imported": not dry_run and not found.problems and bool(found.consents),
+        "gone": gone.patients,
+        "denials_gone": gone.denials,
+        "imported": not dry_run and takes,
     }
     if files:
         facts["problem_files"] = sorted({str(each.path) for each in (*found.problems, *found.doubtful) if each.path})
@@ -285,6 +349,12 @@ def _show(found: Found, facts: dict[str, Any], dry_run: bool) -> None:
     if facts["unassigned"]:
         out.print(
             f"{facts['unassigned']} of them can't be assigned: set identifier_system or map in [consent].", markup=False
+        )
+    if facts["gone"]:
+        out.print(f"{facts['gone']} patients of the consents in place are missing in them.")
+    if facts["denials_gone"]:
+        out.print(
+            f"{facts['denials_gone']} patients whom the consents in place refuse are not refused by the new ones."
         )
     for problem in (*facts["problems"], *facts["doubtful"]):
         out.print(f"  {problem}", markup=False)

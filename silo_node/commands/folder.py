@@ -17,22 +17,28 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
-from typer.models import ArgumentInfo
+from typer.models import ArgumentInfo, ParameterInfo
 
 from silo_node.commands.terminal import errors_shown
 from silo_node.errors import UsageError
 
 HOME: Final = "SILO_HOME"
-Folder = Annotated[Path | None, typer.Argument(help="The silo's folder.", envvar=HOME, show_default=False)]
+Folder = Annotated[
+    Path | None, typer.Argument(help="The silo's folder.", envvar=HOME, show_default=False, readable=False)
+]
 """As the first word; `Commands` gives each command that has it the option too."""
 FolderOption = Annotated[
-    Path | None, typer.Option("--folder", "-C", help="The silo's folder.", envvar=HOME, show_default=False)
+    Path | None,
+    typer.Option("--folder", "-C", help="The silo's folder.", envvar=HOME, show_default=False, readable=False),
 ]
 """For a command whose words are all something else."""
 _Named = Annotated[
     Path | None,
     typer.Option(
-        "--folder", "-C", help="The silo's folder, instead of the first word or SILO_HOME.", show_default=False
+        *("--folder", "-C"),
+        help="The silo's folder, instead of the first word or SILO_HOME.",
+        show_default=False,
+        readable=False,
     ),
 ]
 
@@ -54,6 +60,10 @@ class Commands(typer.Typer):
 def _with_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """The command with `--folder`, which its function then gets as `folder`; one that has the option stays as it is."""
     hints = get_type_hints(function, include_extras=True)
+    for hint in hints.values():
+        for each in getattr(hint, "__metadata__", ()):
+            if isinstance(each, ParameterInfo):
+                each.readable = False  # a path that this user may not read is told by who opens it, with what to do
     words = [
         name
         for name, hint in hints.items()

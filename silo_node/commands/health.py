@@ -10,6 +10,7 @@ import typer
 
 from silo_node.commands.folder import Folder
 from silo_node.commands.terminal import AsJson, config_of, errors_shown, out, print_json
+from silo_node.errors import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,6 +57,8 @@ def metrics(
         from silo_node.health import metrics as numbers
 
         config = config_of(folder)
+        if to is not None and not to.parent.is_dir():
+            raise UsageError(f"{to}: there is no folder {to.parent}: make it, or name another file")
         if as_json:
             print_json({"samples": numbers.samples(config)})
         elif to is None:

@@ -24,7 +24,10 @@ class _WithDefault(TyperGroup):
     """`silo policy FOLDER --file F` is `silo policy put FOLDER --file F`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        first = args[0] if args else "--help"
+        # A bare word that is no folder is meant as a command, and is told as one that is not there.
+        folder = first.startswith("-") or "/" in first or Path(first).exists()
+        if first not in (*self.commands, "--help", "-h") and folder:
             args = ["put", *args]
         return super().parse_args(ctx, args)
 
@@ -42,7 +45,14 @@ Person = Annotated[
 ]
 Send = Annotated[bool, typer.Option("--send", help="Also show it to the portal.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-PolicyFile = Annotated[Path | None, typer.Option("--file", help="The policy as JSON; what is missing is filled in.")]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        help="The policy as JSON, whole but for silo, organisation, version and issued, which are filled in; docs/hospital-it.md "
+        "has one.",
+    ),
+]
 
 
 @policy.command(hidden=True)

@@ -55,7 +55,7 @@ def scan(
     as_json: AsJson = False,
 ) -> None:
     """See _HELP."""
-    with errors_shown(as_json), _place(folder, data) as (root, index_db, config):
+    with errors_shown(as_json), _place(folder, data) as (root, index_db, config), _named(root, index_db):
         from silo_node import scanning
 
         if data is None:
@@ -92,11 +92,28 @@ def _place(folder: Path | None, data: Path | None) -> Iterator[tuple[Path, Path,
         yield config.data.resolve(), config.index_db, config
         return
     if not data.is_dir():
-        raise UsageError(f"{data}: there is no such folder")
+        wrong = (
+            "is a file: name the folder that it lies in"
+            if data.exists()
+            else "there is no such folder: correct the path"
+        )
+        raise UsageError(f"{data}: {wrong}")
     with tempfile.TemporaryDirectory(prefix="silo-scan-") as kept:
         # Where a silo is named too, its opt-out list holds for this folder as well. SILO_HOME may name one yet to be made.
         named = folder is not None and (folder.exists() or str(folder) != os.environ.get("SILO_HOME"))
         yield data.resolve(), Path(kept) / "index.db", config_of(folder) if named else None
+
+
+@contextmanager
+def _named(root: Path, index_db: Path) -> Iterator[None]:
+    """With the path of what an error is about, which its sentence leaves out because it may leave the hospital."""
+    from silo_node.imaging.errors import ScanError
+
+    try:
+        yield
+    except ScanError as error:
+        path = root if error.code.startswith("DATA_FOLDER") else index_db
+        raise ScanError(error.code, f"{path}: {error.sentence}") from error
 
 
 @contextmanager

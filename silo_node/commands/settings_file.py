@@ -107,6 +107,7 @@ allow_constant = false
 # port = 11112
 # ae_title = "SILO"
 # peers = [{{ae_title = "PACS", host = "10.0.0.5"}}]
+# instance_seconds = 300
 # tls_cert = "receiver.pem"
 # tls_key = "receiver.key"
 # tls_ca = "pacs-ca.pem"

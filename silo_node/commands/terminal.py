@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,9 @@ _DRIVE: Final = {
 }
 """What IT can put right, by the system's number of the error."""
 
+LEAST_PASSPHRASE: Final = 12
+"""Characters of a new steward's passphrase: who steals the key's file can try as many as he likes."""
+
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the steward's passphrase.")
 ]
@@ -61,23 +65,25 @@ def errors_shown(as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except SiloError as error:
-        _show(error, as_json)
+        show_error(error, as_json)
         raise typer.Exit(error.exit_code) from None
-    except typer.Abort:
+    except (typer.Abort, EOFError):  # EOFError: Ctrl-D where a passphrase is asked for
         unanswered = UsageError(
-            "a question was not answered: without a terminal use --yes and --passphrase-file", "ABORTED"
+            "a question was not answered, so nothing more was done: answer it, or use --yes and --passphrase-file",
+            "ABORTED",
         )
-        _show(unanswered, as_json)
+        show_error(unanswered, as_json)
         raise typer.Exit(unanswered.exit_code) from None
     except (OSError, sqlite3.Error) as error:
         found = _about_the_folder(error)
         if found is None:
             raise
-        _show(found, as_json)
+        show_error(found, as_json)
         raise typer.Exit(found.exit_code) from None
 
 
-def _show(error: SiloError, as_json: bool) -> None:
+def show_error(error: SiloError, as_json: bool) -> None:
+    """Code and sentence, for a person or a program."""
     if as_json:
         print_json({"error": {"code": error.code, "sentence": error.sentence}})
     else:
@@ -92,8 +98,8 @@ def _about_the_folder(error: OSError | sqlite3.Error) -> SiloError | None:
     if isinstance(error, PermissionError) or getattr(error, "sqlite_errorname", "") in _NOT_OURS:
         where = getattr(error, "filename", None) or "a database in the silo's folder"
         return UsageError(
-            f"{where} can't be written by this user: run as the folder's owner, or correct owner and mode; a drive that "
-            "is mounted read-only must be mounted for writing"
+            f"{where} can't be read or written by this user: run as the folder's owner, or correct owner and mode; a drive "
+            "that is mounted read-only must be mounted for writing"
         )
     if isinstance(error, OSError) and error.errno in _DRIVE:
         name = error.filename2 or error.filename  # of a rename, what was to be replaced
@@ -123,8 +129,9 @@ def node_of(folder: Path | None, *, enrolled: bool = True) -> Node:
 
 
 def first_line(path: Path, what: str) -> str:
-    """The secret that a file begins with. Raises: UsageError."""
+    """The secret that a file begins with; warns where others can read it. Raises: UsageError."""
     try:
+        mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
@@ -132,18 +139,30 @@ def first_line(path: Path, what: str) -> str:
         raise UsageError(f"{path}: is not UTF-8 text: save it as UTF-8") from None
     if not lines or not lines[0]:
         raise UsageError(f"{path}: the first line must be the {what}")
+    if mode & 0o044:
+        said = f"{path} can be read by others on this machine (mode {stat.S_IMODE(mode):o}): `chmod 600 {path}`"
+        err.print(f"to look at: {said}", markup=False, style="yellow")
     return lines[0]
 
 
 def passphrase(path: Path | None, *, again: bool = False) -> bytes:
-    """From a file (0600 is expected) or asked at the terminal, twice for a new one. Raises: UsageError."""
+    """From a file (0600 is expected) or asked at the terminal. again: it is a new one, asked twice, with a least length.
+
+    Raises: UsageError.
+    """
     if path is not None:
-        return first_line(path, "passphrase").encode()
-    if not os.isatty(0):
+        first = first_line(path, "passphrase")
+    elif not os.isatty(0):
         raise UsageError("there is no terminal to ask for the passphrase: use --passphrase-file")
-    first = getpass.getpass("Steward's passphrase: ")
-    if again and getpass.getpass("Once more: ") != first:
-        raise UsageError("the two passphrases differ")
-    if not first:
-        raise UsageError("the passphrase is empty")
+    else:
+        if again:
+            err.print(f"A new passphrase: {LEAST_PASSPHRASE} characters or more, such as four words.")
+        first = getpass.getpass("Steward's passphrase: ")
+        if not first:
+            raise UsageError("the passphrase is empty")
+    if again and len(first) < LEAST_PASSPHRASE:
+        where = "" if path is None else f"{path}: "
+        raise UsageError(f"{where}a new passphrase has at least {LEAST_PASSPHRASE} characters: nothing was made")
+    if again and path is None and getpass.getpass("Once more: ") != first:
+        raise UsageError("the two passphrases differ: nothing was made")
     return first.encode()

@@ -16,9 +16,9 @@ class JsonFault(ValueError):
     """Not what is read here. The message quotes nothing of the content, which may name a patient."""
 
 
-def decode(data: bytes) -> Any:
-    """The value in `data`. Raises: JsonFault."""
-    if len(data) > MAX_BYTES:
+def decode(data: bytes, *, limit: bool = True) -> Any:
+    """The value in `data`. limit: whether it may be too large. Raises: JsonFault."""
+    if limit and len(data) > MAX_BYTES:
         raise JsonFault(f"is larger than {MAX_BYTES // 2**20} MiB: split it")
     try:
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_no_constant)

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from silo_node import opt_out_registry
 from silo_node.config import OPT_OUT_NAMES, Config
-from silo_node.consent import asked, opt_out, registry, sources
+from silo_node.consent import asked, opt_out, places, registry, sources
 from silo_node.errors import Refused, SiloError
 from silo_node.imaging.errors import DataError
 from silo_node.steward import documents
@@ -69,8 +70,14 @@ class Fault:
 
 
 def faults(config: Config, server: Callable[[Config], SiloError | None] = asked.last) -> list[Fault]:
-    """Everything that is wrong with the sources that this hospital has. server: what is wrong with the FHIR server."""
-    return [*_opt_out(config), *_consents(config, server)]
+    """Everything that is wrong with the sources that this hospital has, with their places: it is for this hospital only.
+
+    server: what is wrong with the FHIR server.
+    """
+    found = [*_opt_out(config), *_consents(config, server)]
+    for fault in found:
+        places.named(config, fault.error)
+    return found
 
 
 class Looking:
@@ -103,7 +110,7 @@ def _opt_out(config: Config) -> Iterator[Fault]:
         if path is not None:
             opt_out.load(path)
             return
-        error: SiloError = Refused("OPT_OUT_MISSING", "The opt-out list that was read before is gone.")
+        error: SiloError = opt_out_registry.gone()
         if not kept.exists():
             return
     except DataError as fault:
@@ -122,7 +129,7 @@ def _consents(config: Config, server: Callable[[Config], SiloError | None]) -> I
             fault = server(config)
             if fault is not None:
                 raise fault
-            found = sources.read(kept) if kept.exists() else None
+            found = sources.read(kept, ours=True) if kept.exists() else None
         else:
             found = registry.fetch(config)
             if found is None and kept.exists():

@@ -46,8 +46,14 @@ def nobody(now: datetime | None = None) -> OptOut:
 
 def load(path: Path, *, now: datetime | None = None) -> OptOut:
     """Read an opt-out list. Raises TableError `OPT_OUT_MISSING` or `OPT_OUT_MALFORMED` (file and line are named)."""
+    return read(path, now=now)[0]
+
+
+def read(path: Path, *, now: datetime | None = None) -> tuple[OptOut, bytes]:
+    """(the list, the bytes that it was read from), for whoever keeps what was checked. Raises: as `load`."""
     path = Path(path)
-    table = csv_file.read(path, code="OPT_OUT", what=path.name)
+    raw = csv_file.content(path, code="OPT_OUT", what=path.name)
+    table = csv_file.parse(raw, code="OPT_OUT", what=path.name)
     patient_column = _column(table.columns, _PATIENT_NAMES)
     date_column = _column(table.columns, _DATE_NAMES)
     if patient_column is None or date_column is None:
@@ -59,7 +65,7 @@ def load(path: Path, *, now: datetime | None = None) -> OptOut:
             raise csv_file.malformed("OPT_OUT", path.name, line.number, "has no readable patient id: fill it in")
         _check_date(path.name, line.number, line.cells[date_column])
         patients.add(patient)
-    return OptOut(frozenset(patients), table.digest, now or datetime.now(UTC))
+    return OptOut(frozenset(patients), table.digest, now or datetime.now(UTC)), raw
 
 
 def _check_date(name: str, line: int, text: str) -> None:

@@ -1,7 +1,8 @@
 """Who has consented and who has opted out, as of now: loaded freshly before every round.
 
 Each good reading of the consents is kept in FOLDER/consent/fhir.json (mode 0600), like that of the opt-out list: a server
-that is away for an hour does not stop the research, one that is away longer than `max_age_hours` does.
+that is away for an hour does not stop the research, one that is away longer than `max_age_hours` does. While no round reads it,
+`silo run` renews a server's (renewing.py).
 
     FOLDER/consent/imported.json   what `silo consent import` put in place; the source where [consent] names none
     FOLDER/consent/fhir.json       the last good reading
@@ -25,12 +26,13 @@ from silo_node import opt_out_registry
 from silo_node.config import Config
 from silo_node.consent import fhir, rules, sources
 from silo_node.consent.fhir import ConsentRecord
+from silo_node.consent.keeping import keep
 from silo_node.consent.opt_out import OptOut
 from silo_node.consent.patients import Patients, load_map
 from silo_node.consent.rules import Decision, Query
 from silo_node.consent.sources import ConsentError, Found
 from silo_node.errors import Refused, SiloError, UsageError
-from silo_node.files import read_json, write_bytes
+from silo_node.files import read_json
 from silo_node.imaging.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,14 +99,14 @@ def load(config: Config, now: datetime, default: bool) -> Registry:
     older than the limit (CONSENT_STALE) or there is none.
     """
     opt_out = opt_out_registry.load(config, now)
-    found, loaded_at = _load(config, now)
+    held = _load(config, now)
     known = read_json(config.consent_known) or {}
     digests = [opt_out.digest] if opt_out is not None else []
     consents, unassigned = None, 0
-    if found is not None:
-        consents, unassigned = assign(found, patients_of(config, found))
-        # The kept copy is what was just read, or what stands in for it.
-        digests.append(digest(config.consent_kept.read_bytes()))
+    if held is not None:
+        consents, unassigned = assign(held.found, patients_of(config, held.found))
+        digests.append(digest(held.packed))
+    loaded_at = now if held is None else held.read_at
     if len(digests) == 2:
         digests = [digest("\n".join(digests).encode())]
     return Registry(
@@ -190,34 +192,51 @@ def fetch(config: Config) -> Found | None:
         asked.note(config, None)
         return found
     path = config.consent_path
-    return None if path is None else sources.read(path)
+    return None if path is None else sources.read(path, ours=path == config.consent_imported)
 
 
-def _load(config: Config, now: datetime) -> tuple[Found | None, datetime]:
+def renew(config: Config) -> None:
+    """Read the source now, and keep what it says. Raises: SiloError where it can't be read, or there is no room."""
+    _read(config)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One reading: its content, the bytes that it is kept as, and its time."""
+
+    found: Found = field(repr=False)
+    packed: bytes = field(repr=False)
+    read_at: datetime
+
+
+def _load(config: Config, now: datetime) -> _Held | None:
     try:
-        found = fetch(config)
-        if found is not None:
-            sources.whole(found)
+        read = _read(config)
     except (ConsentError, UsageError) as error:
         return _kept(config, error)
+    if read is not None:
+        return _Held(*read, now)
+    return _kept(config, no_source_any_more()) if config.consent_kept.exists() else None
+
+
+def _read(config: Config) -> tuple[Found, bytes] | None:
+    began = time.time()
+    found = fetch(config)
     if found is None:
-        if not config.consent_kept.exists():
-            return None, now
-        return _kept(config, no_source_any_more())
-    packed = found.packed()
-    if config.consent_kept.exists() and config.consent_kept.read_bytes() == packed:
-        # The time of the last good reading is the file's own time.
-        os.utime(config.consent_kept)
-    else:
-        write_bytes(config.consent_kept, packed)
-    return found, now
+        return None
+    packed = sources.whole(found).packed()
+    keep(config.consent_kept, packed, began)
+    return found, packed
 
 
-def _kept(config: Config, reason: SiloError) -> tuple[Found, datetime]:
+def _kept(config: Config, reason: SiloError) -> _Held:
     hours = config.settings.consent.max_age_hours
-    if not config.consent_kept.exists():
+    try:
+        # Opened once: another reading may take its place at any time.
+        with config.consent_kept.open("rb") as file:
+            read_at, packed = os.fstat(file.fileno()).st_mtime, file.read()
+    except FileNotFoundError:
         raise Refused(reason.code, reason.sentence) from None
-    read_at = config.consent_kept.stat().st_mtime
     age = time.time() - read_at
     if age > hours * 3600:
         raise Refused(
@@ -225,7 +244,7 @@ def _kept(config: Config, reason: SiloError) -> tuple[Found, datetime]:
             f"The consents were last read {age / 3600:.0f} hours ago, at most {hours} are allowed: hospital IT has to bring "
             f"their source back. {reason.sentence}",
         )
-    return sources.whole(sources.read(config.consent_kept)), datetime.fromtimestamp(read_at, UTC)
+    return _Held(sources.whole(sources.kept(packed)), packed, datetime.fromtimestamp(read_at, UTC))
 
 
 def token(config: Config) -> str | None:

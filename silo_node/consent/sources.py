@@ -6,6 +6,7 @@ or content. Whoever loads for a round refuses a source with problems as a whole:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any, Final
 from silo_node.consent import fhir, fhir_json
 from silo_node.consent.rules import IGNORED
 from silo_node.errors import SiloError
+from silo_node.imaging import bounded
 
 MAX_FILES: Final = 1_000_000
 MAX_RESOURCES: Final = 5_000_000
@@ -118,22 +120,33 @@ class Found:
         return json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}, sort_keys=True).encode()
 
 
-def read(path: Path) -> Found:
-    """Everything in a folder (with its subfolders; no links) or a file. Raises: ConsentError CONSENT_MISSING where there is
-    none, or it can't be read."""
+def read(path: Path, *, ours: bool = False) -> Found:
+    """Everything in a folder (with its subfolders; no links) or a file. ours: a file that `packed` made, of any size.
+
+    Raises: ConsentError CONSENT_MISSING where there is none, or it can't be read.
+    """
     found = Found()
     try:
         if path.is_dir():
-            for number, file in enumerate(_files(path, found), 1):
-                _file(file, found, f"file {number}")
+            root = path.resolve()
+            for number, file in enumerate(_files(root, found), 1):
+                _file(file, found, f"file {number}", root=root)
         else:
-            _file(path, found, "file 1", limit=False)
+            _file(path, found, "file 1", limit=not ours)
     except OSError as error:
         reason = error.strerror or "unknown reason"
         raise ConsentError(
             "CONSENT_MISSING",
-            f"The consents cannot be read ({reason}): check [consent] in silo.toml and the permissions.",
+            f"The consents cannot be read ({reason}): check [consent] in silo.toml, that the drive is mounted, and that the user "
+            "of `silo run` may read them.",
         ) from error
+    return found
+
+
+def kept(data: bytes) -> Found:
+    """What `packed` made."""
+    found = Found(files=1)
+    _value(data, found, "file 1", None, limit=False)
     return found
 
 
@@ -144,7 +157,7 @@ def whole(found: Found) -> Found:
         raise ConsentError(
             "CONSENT_MALFORMED",
             f"{len(found.problems)} consent resources or files cannot be read, so none is used: {first}. Files are counted "
-            "in the order of their names; `silo consent import PATH --files` names them.",
+            "in the order of their names; `silo consent import PATH --dry-run --files` names them and changes nothing.",
         )
     return found
 
@@ -168,20 +181,27 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _file(path: Path, found: Found, where: str, *, limit: bool = True) -> None:
+def _file(path: Path, found: Found, where: str, *, root: Path | None = None, limit: bool = True) -> None:
+    """root: a real path in which the file must really lie. What is opened is asked, not the name: a link may have come."""
     found.files += 1
-    if not path.is_file():
-        path.stat()  # says that it is not there
-        found.problem(where, "is no file", path)
-    elif path.suffix.lower() == ".ndjson":
-        with path.open("rb") as file:
+    try:
+        handle = bounded.handle_of(path, root)
+    except bounded.Outside:
+        found.problem(where, "is a link that leads out of the folder: put the file itself there", path)
+        return
+    except OSError as error:
+        if isinstance(error, bounded.NotAFile) or error.errno == errno.ENXIO:  # a socket
+            found.problem(where, "is no file", path)
+            return
+        raise
+    with os.fdopen(handle, "rb") as file:
+        if path.suffix.lower() == ".ndjson":
             for number, line in enumerate(_lines(file), 1):
                 if line.strip():
                     _value(line, found, f"{where}, line {number}", path)
-    elif limit and path.stat().st_size > fhir_json.MAX_BYTES:
-        found.problem(where, f"is larger than {fhir_json.MAX_BYTES // 2**20} MiB", path)
-    else:
-        _value(path.read_bytes(), found, where, path)
+        else:
+            most = fhir_json.MAX_BYTES + 1 if limit else -1
+            _value(file.read(most), found, where, path, limit=limit)
     if len(found.consents) > MAX_RESOURCES:
         raise ConsentError("CONSENT_MALFORMED", f"There are more than {MAX_RESOURCES} consents.")
 
@@ -191,9 +211,9 @@ def _lines(file: Any) -> Iterator[bytes]:
         yield line
 
 
-def _value(data: bytes, found: Found, where: str, path: Path) -> None:
+def _value(data: bytes, found: Found, where: str, path: Path | None, *, limit: bool = True) -> None:
     try:
-        value = fhir_json.decode(data)
+        value = fhir_json.decode(data, limit=limit)
     except fhir_json.JsonFault as error:
         found.problem(where, str(error), path)
         return

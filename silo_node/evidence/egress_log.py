@@ -12,13 +12,14 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from silo_node.errors import DiskFull, PortalError, is_disk_full
-from silo_node.service import logs
-from silo_node.service.migrations import migrate
+from silo_node.errors import DiskFull, PortalError, SiloError, is_disk_full
+from silo_node.service import logs, reading
+from silo_node.service.migrations import migrate, version_of
 
 STEPS: Final = (
     (
@@ -48,6 +49,27 @@ class EgressLogBusy(PortalError):
             f"{path} can't be written, because another program holds it open (a backup?) or it is damaged: nothing was "
             "sent. End that program, or restore the file.",
         )
+
+
+def totals_of(path: Path) -> dict[str, dict[str, int]]:
+    """As `EgressLog.totals`, of what is written by now, without writing: also on a full disk. Raises: SiloError."""
+    if not path.exists():
+        return {}
+    try:
+        with closing(reading.opened(path)) as db:
+            if version_of(db, STEPS) == 0 and not db.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                return {}
+            rows = db.execute("SELECT kind, requests, bytes_up, bytes_down FROM total ORDER BY kind").fetchall()
+    except sqlite3.Error as error:
+        raise EgressLogUnread(path, error) from error
+    return {kind: {"requests": n, "bytes_up": up, "bytes_down": down} for kind, n, up, down in rows}
+
+
+class EgressLogUnread(SiloError):
+    """What left can't be told now."""
+
+    def __init__(self, path: Path, error: sqlite3.Error) -> None:
+        super().__init__("EGRESS_LOG", f"{path} can't be read ({getattr(error, 'sqlite_errorname', error)}).")
 
 
 class EgressLog:

@@ -77,7 +77,7 @@ def examine(folder: Path) -> list[Check]:
             )
         ]
     groups: tuple[Callable[[Config], Iterable[Check]], ...] = (
-        *(here, the_way, signed, broker, images, pacs, receiver, consent, steward, graphics_card),
+        *(here, the_way, signed, broker, images, pacs, receiver, page, consent, steward, graphics_card),
     )
     found: dict[str, list[Check]] = {}
     # Daemons: a drive that hangs must not keep the command from ending.
@@ -338,8 +338,10 @@ def images(config: Config) -> Iterable[Check]:
                 db.execute("SELECT transfer_syntax, count(*) FROM files WHERE transfer_syntax IS NOT NULL GROUP BY 1")
             )
     except sqlite3.Error as error:
-        code = "SILO_DISK_FULL" if is_disk_full(error) else "INDEX_DAMAGED"
-        yield Check("index", FAIL, f"index.db can't be read ({error.sqlite_errorname}).", what_to_do(code))
+        from silo_node.imaging.index import why
+
+        said = f"{config.index_db} can't be read ({getattr(error, 'sqlite_errorname', type(error).__name__)})."
+        yield Check("index", FAIL, said, what_to_do(why(error)[0]))
         return
     at = datetime.fromtimestamp(config.index_db.stat().st_mtime, UTC)
     said = f"{files} files, {usable} of them can be used, as of {at:%Y-%m-%d %H:%M} UTC."
@@ -404,15 +406,7 @@ def receiver(config: Config) -> Iterable[Check]:
     if settings is None:
         return
     if settings.tls_cert:
-        name = "receiver certificate"
-        try:
-            _, ends = tls.load(config, settings)
-        except SiloError as error:
-            yield _from(name, [error], "")
-        else:
-            said = f"The receiver's certificate and its key can be used until {ends:%Y-%m-%d}."
-            soon = ends <= datetime.now(UTC) + SOON
-            yield Check(name, WARN, said, what_to_do("RECEIVER_CERTIFICATE_ENDS")) if soon else Check(name, OK, said)
+        yield _certificate("receiver", lambda: tls.load(config, settings)[1], "RECEIVER_CERTIFICATE_ENDS")
     # Where it listens at all addresses, this machine's own is one of them.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     name, at = "receiver port", f"{settings.host} port {settings.port}"
@@ -426,6 +420,27 @@ def receiver(config: Config) -> Iterable[Check]:
             yield Check(name, SKIPPED, "The receiver is part of `silo run`, which does not run.")
     else:
         yield Check(name, OK, f"The receiver listens at {at}" + (", for TLS only." if settings.tls_cert else "."))
+
+
+def page(config: Config) -> Iterable[Check]:
+    """The certificate of the node's page can be used, and does not end soon."""
+    from silo_node.page import start
+
+    settings = config.settings.page
+    if settings.tls_cert and not settings.off:
+        yield _certificate("page", lambda: start.certificate(config), "PAGE_CERTIFICATE_ENDS")
+
+
+def _certificate(whose: str, load: Callable[[], datetime], ends_soon: str) -> Check:
+    """load: returns the end of its validity, or raises what is wrong with it. ends_soon: the code for what to do then."""
+    name = f"{whose} certificate"
+    try:
+        ends = load()
+    except SiloError as error:
+        return _from(name, [error], "")
+    said = f"The {whose}'s certificate and its key can be used until {ends:%Y-%m-%d}."
+    soon = ends <= datetime.now(UTC) + SOON
+    return Check(name, WARN, said, what_to_do(ends_soon)) if soon else Check(name, OK, said)
 
 
 def consent(config: Config) -> Iterable[Check]:

@@ -10,9 +10,9 @@ import time
 from typing import Final
 
 from silo_node.config import Config
-from silo_node.errors import AlreadyRunning, DiskFull, SiloError
+from silo_node.errors import DiskFull, SiloError
 from silo_node.files import write_bytes
-from silo_node.node import FolderLock
+from silo_node.node import runs
 
 EVERY: Final = 10.0
 PATIENCE: Final = 300.0
@@ -36,11 +36,7 @@ def turned(config: Config) -> None:
 
 def check(config: Config) -> float:
     """Seconds since the main thread last turned. Raises: Unhealthy."""
-    try:
-        FolderLock(config.folder, mark=False).release()
-    except AlreadyRunning:
-        pass
-    else:
+    if not runs(config.folder):
         raise Unhealthy("`silo run` is not running here.")
     try:
         age = _now() - float((config.folder / "alive").read_text(encoding="ascii"))

@@ -6,12 +6,14 @@ nothing is. None changes anything, opens an image, or names a patient.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -41,9 +43,12 @@ def disk(config: Config) -> Found:
     except OSError as error:
         if is_disk_full(error):
             return [Refused("SILO_DISK_FULL", f"Nothing more can be written in {config.folder}: {error.strerror}.")]
+        if error.errno == errno.EROFS:
+            return [UsageError(f"The drive of {config.folder} is mounted read-only: mount it for writing.")]
         return [UsageError(f"{config.folder} can't be written by this user: {error.strerror}; correct owner and mode.")]
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # of a drive that can't be written: what failed first is what to say
+            path.unlink(missing_ok=True)
     return []
 
 

@@ -57,7 +57,7 @@ def _families(config: Config) -> Iterator[Metric]:
     yield _gauges("problems", "What is wrong now; `silo status` says it in words.", ("code", "about"), problems.items())
     yield _gauge("studies_paused", "Studies that this silo has stopped.", len(report["paused"]))
     ends = [((each["what"],), _seconds(each["until"])) for each in report["reminders"]]
-    yield _gauges("ends_timestamp_seconds", "Keys, policy and approvals that end soon.", ("what",), ends)
+    yield _gauges("ends_timestamp_seconds", "Keys, certificates, policy and approvals that end soon.", ("what",), ends)
     yield _gauge("disk_free_bytes", "Room on the disk of the silo's folder.", shutil.disk_usage(config.folder).free)
     yield _counters("rounds", "Rounds that ended here.", "outcome", report["rounds"]["outcomes"])
     for name, member, what in (

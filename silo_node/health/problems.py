@@ -90,7 +90,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("STATUS_STALE",),
     ),
     ("Stop the other one first: its process id is in silo.lock.", ("ALREADY_RUNNING",)),
-    ("Wait for the other command to end, then try again.", ("JOURNAL_BUSY", "INDEX_BUSY")),
+    ("Wait for the other command to end, then try again.", ("JOURNAL_BUSY", "INDEX_BUSY", "STEWARD_BUSY")),
     (_BACKUP, ("JOURNAL_DAMAGED", "EVIDENCE_DAMAGED")),
     ("Nothing: the silo is stopping.", ("STOPPING",)),
     ("Nothing was changed. Do it again when you are sure.", ("ABORTED",)),
@@ -123,6 +123,15 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     ("Run `silo scan`: it reads the images' headers into the index.", ("INDEX_MISSING",)),
     ("Remove index.db from the silo's folder and run `silo scan`: it is made again from the images.", ("INDEX_DAMAGED",)),
+    (
+        "Run as the owner of the silo's folder, or correct owner and mode of index.db; mount a read-only drive for writing.",
+        ("INDEX_READ_ONLY",),
+    ),
+    (
+        "Look at the drive of the silo's folder, its cable or the network, and into the machine's log (`dmesg`); then "
+        "`silo scan`. Do not delete index.db for this.",
+        ("INDEX_IO",),
+    ),
     ("Put labels.csv beside the images, or name it in silo.toml as `labels`.", ("LABELS_MISSING",)),
     (
         _LABELS,
@@ -180,6 +189,10 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("CONSENT_SERVER",),
     ),
     ("Import the whole list; `--yes` where those who are missing in it have withdrawn their no.", ("OPT_OUT_SHORTER",)),
+    (
+        "Import a whole export; `--yes` where each of those patients has withdrawn their no. `--dry-run` only counts.",
+        ("CONSENT_FEWER",),
+    ),
     ("Keep one list with everybody in it, or name the one that counts in silo.toml as `opt_out`.", ("OPT_OUT_SEVERAL",)),
     (
         "Correct [consent] in silo.toml, or bring the source back: `silo consent status` reads it at once and says what "
@@ -264,8 +277,13 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     (
         "Put a certificate and its key without a passphrase where [page] tls_cert and tls_key in silo.toml say (PEM files "
-        "that this user can read): the page is tried again by itself.",
+        "that this user can read, the key not everybody): the page is tried again by itself.",
         ("PAGE_CERTIFICATE",),
+    ),
+    (
+        "Let it be renewed, put the new certificate and key in the place of the old ones, then restart the silo: the page reads "
+        "them at its start.",
+        ("PAGE_CERTIFICATE_ENDS",),
     ),
     (
         "Put a token of 20 characters or more into the file that [page] metrics_token_file in silo.toml names, readable for "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 
 from protocol.policy import describe_policy
 from protocol.signing import fingerprint
-from silo_node import key_history
+from silo_node import certificates, key_history
 from silo_node.config import Config
 from silo_node.errors import DiskFull, SiloError
-from silo_node.evidence.egress_log import EgressLog
+from silo_node.evidence.egress_log import totals_of
 from silo_node.files import read_json, write_json
 from silo_node.health.local_checks import Here
 from silo_node.health.problems import what_to_do
@@ -187,7 +188,7 @@ def _key(about: str, code: str, sentence: str) -> tuple[str, str, str]:
 
 
 def report(config: Config) -> dict[str, Any]:
-    """Everything, as plain values."""
+    """Everything, as plain values. Nothing is written for it, so that a full disk or a read-only drive hides nothing."""
     live = read_json(config.folder / "status.json") or {"state": "never started", "problems": []}
     running = runs(config.folder)
     # What a silo that ended said about its surroundings is old; what it said about studies still stands.
@@ -201,11 +202,11 @@ def report(config: Config) -> dict[str, Any]:
         sentence = f"The running silo has not looked round for more than {STALE:.0f} seconds."
         problems.append(as_problem("STATUS_STALE", sentence, about=HERE))
     problems += [as_problem(error.code, error.sentence, about=HERE) for error in Here()(config)]
-    log = EgressLog(config.folder / "egress.db")
     try:
-        sent = log.totals()
-    finally:
-        log.close()
+        sent = totals_of(config.folder / "egress.db")
+    except SiloError as error:
+        sent = {}
+        problems.append(as_problem(error.code, error.sentence, about=HERE))
     value: dict[str, Any] = {
         "silo": config.name,
         "portal": config.portal,
@@ -221,7 +222,7 @@ def report(config: Config) -> dict[str, Any]:
         "policy": None,
         "approvals": [],
         "paused": [],
-        "reminders": [],
+        "reminders": _certificates(config),
         "pacs": None,
     }
     parts = {
@@ -238,6 +239,10 @@ def report(config: Config) -> dict[str, Any]:
             value[name] = read(config)
         except SiloError as error:
             problems.append(as_problem(error.code, error.sentence, about=HERE))
+        except (OSError, sqlite3.Error) as error:
+            said = getattr(error, "strerror", None) or getattr(error, "sqlite_errorname", None) or type(error).__name__
+            sentence = f"What `silo status` says about {name} can't be read in {config.folder}: {said}."
+            problems.append(as_problem("FILE_UNREADABLE", sentence, about=HERE))
     problems += [
         as_problem(each["code"], each["sentence"], about=HERE, at=each["time"]) for each in pacs.problems(value["pacs"])
     ]
@@ -297,7 +302,23 @@ def _paused(config: Config) -> list[dict[str, str]]:
 def _reminders(config: Config) -> list[dict[str, str]]:
     from silo_node.steward import decisions
 
-    return decisions.reminders(config)
+    return _certificates(config) + decisions.reminders(config)
+
+
+def _certificates(config: Config) -> list[dict[str, str]]:
+    """The page's and the receiver's, where they end soon; what else is wrong with them is a problem of its own."""
+    from silo_node.steward import decisions
+
+    page, receiver, now = config.settings.page, config.settings.receiver, datetime.now(UTC)
+    renewed, found = "put the renewed one and its key in its place", []
+    for what, name, remedy in (
+        ("the certificate of the node's page", "" if page.off else page.tls_cert, f"{renewed}, then restart the silo"),
+        ("the receiver's certificate", receiver.tls_cert if receiver else "", f"{renewed}, without a restart"),
+    ):
+        ends = certificates.end_of(config.folder / name) if name else None
+        if ends is not None and ends - now < decisions.REMIND:
+            found.append(decisions.reminder(what, ends, now, remedy))
+    return found
 
 
 def _approvals(config: Config) -> list[dict[str, Any]]:

@@ -43,6 +43,11 @@ def read(path: Path, *, code: str, what: str, root: Path | None = None) -> Table
     Raises TableError `<code>_MISSING` (no such file), `<code>_MALFORMED` (encoding, quotes, empty file, a line with
     another number of cells than the header, two columns of one name).
     """
+    return parse(content(path, code=code, what=what, root=root), code=code, what=what)
+
+
+def content(path: Path, *, code: str, what: str, root: Path | None = None) -> bytes:
+    """The bytes of the file, for `parse`; parameters as in `read`. Raises TableError."""
     try:
         # A pipe would be waited for, a device never ends.
         with os.fdopen(bounded.handle_of(path, root), "rb") as file:
@@ -50,13 +55,17 @@ def read(path: Path, *, code: str, what: str, root: Path | None = None) -> Table
             raw = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
     except OSError as error:
         reason = error.strerror or "unknown reason"
-        raise TableError(
-            f"{code}_MISSING", f"{what} cannot be read ({reason}): put it in place and scan again."
-        ) from error
+        then = " and scan again" if code == "LABELS" else ", and check that the user of `silo run` may read it"
+        raise TableError(f"{code}_MISSING", f"{what} cannot be read ({reason}): put it in place{then}.") from error
     if max(size, len(raw)) > MAX_BYTES:
         raise TableError(
             f"{code}_MALFORMED", f"{what} is larger than {MAX_BYTES // 2**20} MiB: check that it is the right file."
         )
+    return raw
+
+
+def parse(raw: bytes, *, code: str, what: str) -> Table:
+    """The table in `raw`; parameters as in `read`. Raises TableError `<code>_MALFORMED`."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ The index stays inside the hospital (file mode 0600): it holds patient ids, beca
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from silo_node.consent.opt_out import OptOut
 from silo_node.errors import is_disk_full
@@ -142,7 +143,7 @@ def scan(
     inbox: a second root, with whose its files are; these stand in the index by their absolute paths.
 
     Raises ScanError `DATA_FOLDER_MISSING`, `DATA_FOLDER_EMPTY` (no file at all: a network drive that is not mounted
-    must not empty the index), `DATA_FOLDER_NAME`, `INDEX_DAMAGED`, `INDEX_BUSY`, `DISK_FULL`.
+    must not empty the index), `DATA_FOLDER_NAME`, and those of `why`.
     """
     began = time.perf_counter()
     root = Path(data_folder).resolve()
@@ -234,7 +235,7 @@ def _made_by(db: sqlite3.Connection) -> str | None:
 
 
 def files(index_db: Path) -> list[IndexedFile]:
-    """All rows, by path. Raises ScanError `INDEX_MISSING` before the first scan, `INDEX_DAMAGED`."""
+    """All rows, by path. Raises ScanError `INDEX_MISSING` before the first scan, and as `why`."""
     if not Path(index_db).is_file():
         raise ScanError("INDEX_MISSING", "The data folder has not been scanned: run `silo scan`.")
     with closing(_open(Path(index_db))) as db, _damage_named():
@@ -249,6 +250,15 @@ def files(index_db: Path) -> list[IndexedFile]:
             IndexedFile(roots["root"] / path, roots["inbox" if path.startswith("/") else "root"], *rest)
             for path, *rest in rows
         ]
+
+
+def files_of(index_db: Path, patient: str) -> int:
+    """How many files are of this patient, usable or not. Raises ScanError `INDEX_MISSING` before the first scan,
+    `INDEX_DAMAGED`."""
+    if not Path(index_db).is_file():
+        raise ScanError("INDEX_MISSING", "The data folder has not been scanned: run `silo scan`.")
+    with closing(_open(Path(index_db))) as db, _damage_named():
+        return int(db.execute("SELECT count(*) FROM files WHERE patient = ?", (patient,)).fetchone()[0])
 
 
 def mark(index_db: Path, problems: Mapping[Path, str | None]) -> None:
@@ -337,8 +347,11 @@ def _look(root: Path, path: Path, *, is_folder: bool) -> tuple[int, int, str | N
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise ScanError(*why(error)) from error
     db = sqlite3.connect(path, timeout=BUSY_SECONDS)
     with _damage_named():
         migrate(db, STEPS)
@@ -351,13 +364,42 @@ def _damage_named() -> Iterator[None]:
     """Maps what SQLite says to a ScanError that tells what to do."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        name = getattr(error, "sqlite_errorname", "")
-        if is_disk_full(error):
-            raise ScanError("DISK_FULL", "No space is left for the index: free some and scan again.") from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise ScanError("INDEX_BUSY", "Another scan is running: wait for it to end.") from error
-        raise ScanError("INDEX_DAMAGED", "The index cannot be used: delete index.db and scan again.") from error
+    except sqlite3.Error as error:
+        raise ScanError(*why(error)) from error
+
+
+_DAMAGED: Final = (
+    "SQLITE_CORRUPT",
+    "SQLITE_NOTADB",
+    "SQLITE_FORMAT",
+    "SQLITE_SCHEMA",
+    "SQLITE_ERROR",
+    "SQLITE_MISMATCH",
+)
+_READ_ONLY: Final = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")
+
+
+def why(error: OSError | sqlite3.Error) -> tuple[str, str]:
+    """Code and sentence for what stands against index.db; damage is said only where SQLite found some, since the file is then
+    deleted. The sentence names no path: it may leave the hospital."""
+    name = getattr(error, "sqlite_errorname", None) or errno.errorcode.get(getattr(error, "errno", None) or 0, "")
+    if is_disk_full(error):
+        return "DISK_FULL", "No space is left for the index: free some and scan again."
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+        return "INDEX_BUSY", "Another scan is running: wait for it to end."
+    if name.startswith(_READ_ONLY) or name in ("EACCES", "EPERM", "EROFS"):
+        return "INDEX_READ_ONLY", (
+            "The index can't be opened for writing by this user: run as the owner of the silo's folder, or correct owner and "
+            "mode of index.db; a drive that is mounted read-only must be mounted for writing."
+        )
+    if isinstance(error, sqlite3.Error) and name.startswith(_DAMAGED):
+        return "INDEX_DAMAGED", "The index cannot be used: delete index.db and scan again."
+    if isinstance(error, sqlite3.Error) and not name:
+        return "INDEX_DAMAGED", "The index holds what it should not: delete index.db and scan again."
+    return "INDEX_IO", (
+        f"The drive of the index can't be read or written ({name or type(error).__name__}): look at the drive, its cable or "
+        "the network, then scan again. The index itself may be whole: do not delete it for this."
+    )
 
 
 def _mark_duplicates(db: sqlite3.Connection) -> None:

@@ -10,6 +10,7 @@ ones, and never one patient on both sides.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable
@@ -63,7 +64,7 @@ def load(path: Path) -> Labels:
 
     Raises TableError: `LABELS_MISSING` (or it does not really lie in its folder), `LABELS_MALFORMED`, `LABELS_COLUMN` (a
     column is missing), `LABELS_LABEL` (not 0 or 1), `LABELS_SPLIT` (not train or test, or a patient on both sides),
-    `LABELS_FILE` (no such file, or outside the folder), `LABELS_DUPLICATE` (a picture or patient twice).
+    `LABELS_FILE` (nothing of that name, or outside the folder), `LABELS_DUPLICATE` (a picture or patient twice).
     """
     path = Path(path)
     folder = path.parent.resolve()  # as the index does, or no file would be found by its path
@@ -125,8 +126,14 @@ def _inside(path: Path, folder: Path, line: int, file: str) -> str:
     inner = Path(os.path.normpath(file.replace("\\", "/")))
     if inner.is_absolute() or ".." in inner.parts or "\x00" in file:
         raise _error("FILE", path, line, "names a file outside the folder of this list: use a path inside it")
-    if not (folder / inner).is_file():
-        raise _error("FILE", path, line, "names a file that is not there: correct column `file` or delete the line")
+    try:
+        os.lstat(folder / inner)
+    except OSError as error:
+        # What can't be reached, or is no file, is that one picture's fault: the index says why, and the other lines count.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise _error(
+                "FILE", path, line, "names a file that is not there: correct column `file` or delete the line"
+            ) from None
     return inner.as_posix()
 
 

@@ -24,7 +24,7 @@ from silo_node import opt_out_registry
 from silo_node.config import Config, DicomWeb
 from silo_node.errors import AlreadyRunning, DiskFull, SiloError, UsageError
 from silo_node.pacs import admission
-from silo_node.pacs.book import Book
+from silo_node.pacs.book import Book, noted
 from silo_node.pacs.errors import InstanceRefused, PacsError
 from silo_node.pacs.inbox import Inbox, forget
 
@@ -87,11 +87,7 @@ def last(config: Config) -> dict[str, Any] | None:
     """The last run's report, None before the first."""
     if not config.pacs_db.exists():
         return None
-    book = Book(config.pacs_db)
-    try:
-        return book.noted("fetch")
-    finally:
-        book.close()
+    return noted(config.pacs_db, "fetch")
 
 
 def is_due(config: Config, now: datetime) -> bool:

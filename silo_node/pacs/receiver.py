@@ -12,6 +12,7 @@
 | ... that is not what its command says                           | 0xA900 (does not match)                                     |
 | ... without patient, image or readable header                   | 0xC000 (cannot understand)                                  |
 | more than `max_mb`                                              | the association is aborted                                  |
+| a message that takes longer than `instance_seconds`             | the connection is closed                                    |
 
 Source: DICOM PS3.4, annex B.2.3 (status codes); PS3.8 (associations).
 """
@@ -26,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,7 +37,7 @@ from pydicom.uid import AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import _STORAGE_CLASSES, Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from silo_node.config import Config, Receiver
 from silo_node.errors import DiskFull, SiloError, UsageError
@@ -55,6 +57,8 @@ MEMORY: Final = 2**30
 CONSENTS_MEMORY: Final = 2 * 2**30
 """Address space of the process, above four times `max_mb`: a peer's lengths are not believed beyond it. More where consents
 are read: 100,000 of them take 0.7 GiB."""
+_PART: Final = 2**16
+"""Bytes read at once."""
 _REQUEST: Final = 10.0
 _SILENT: Final = 30.0
 """Seconds: from a connection to its request; of silence in an association."""
@@ -62,6 +66,64 @@ _SILENT: Final = 30.0
 # Its log lines quote what peers send.
 _config.LOG_HANDLER_LEVEL = "none"
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+
+
+class _Connection(AssociationSocket):
+    """Ends with a message that takes longer than `seconds`, however steadily it drips in.
+
+    late: takes the association when that happens.
+    """
+
+    def __init__(self, *arguments: Any, seconds: float, late: Callable[[Any], None], **named: Any) -> None:
+        self._seconds, self._late = seconds, late
+        self._until: float | None = None
+        super().__init__(*arguments, **named)
+
+    def whole(self) -> None:
+        """The next byte begins another message."""
+        self._until = None
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As much, or what came before the peer's end. Raises: TimeoutError, upon which pynetdicom ends the association."""
+        if self._until is None:
+            self._until = time.monotonic() + self._seconds
+        found = bytearray()
+        while len(found) < nr_bytes:
+            left = self._until - time.monotonic()
+            if left <= 0:
+                self._late(self.assoc)
+                raise TimeoutError
+            # None once the association has ended meanwhile.
+            connection = self.socket
+            if connection is None:
+                return found
+            # Under TLS one call may wait for a whole record: for no longer than is left.
+            connection.settimeout(min(left, _SILENT))
+            try:
+                part = connection.recv(min(nr_bytes - len(found), _PART))
+            except TimeoutError:
+                if left <= _SILENT:
+                    self._late(self.assoc)
+                raise
+            if not part:
+                break
+            found += part
+        return found
+
+
+class _Handler(RequestHandler):
+    """As pynetdicom's, with a connection of ours."""
+
+    server: _Listener
+
+    def _create_association(self) -> Any:
+        association = super()._create_association()
+        # pynetdicom's own has put "there is a connection" on the queue: ours does that again.
+        association.dul.event_queue.get_nowait()
+        association.dul.socket = _Connection(
+            association, client_socket=self.request, seconds=self.server.seconds, late=self.server.late
+        )
+        return association
 
 
 class _Listener(ThreadedAssociationServer):
@@ -75,10 +137,17 @@ class _Listener(ThreadedAssociationServer):
     """The end does not wait for a handshake."""
 
     def __init__(
-        self, *arguments: Any, known: Callable[[socket.socket, tuple[Any, ...]], bool], tls: Tls | None, **named: Any
+        self,
+        *arguments: Any,
+        known: Callable[[socket.socket, tuple[Any, ...]], bool],
+        tls: Tls | None,
+        seconds: float,
+        late: Callable[[Any], None],
+        **named: Any,
     ) -> None:
         self._known, self._tls = known, tls
-        super().__init__(*arguments, **named)
+        self.seconds, self.late = seconds, late
+        super().__init__(*arguments, request_handler=_Handler, **named)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """In the thread that accepts."""
@@ -151,6 +220,8 @@ class Server:
                 server_class=_Listener,
                 known=self._known_host,
                 tls=self._tls,
+                seconds=self._settings.instance_seconds,
+                late=self._late,
             )
         except OSError as error:
             raise UsageError(
@@ -174,26 +245,32 @@ class Server:
         primitive = event.assoc.requestor.primitive
         caller = (str(primitive.calling_ae_title).strip(), _plain(event.assoc.requestor.address))
         if caller not in self._peers:
-            self._count("rejected", event)
+            self._count("rejected", event.assoc)
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling title not recognised
             event.assoc.kill()  # waits until that is sent
 
     def _arriving(self, event: Any) -> None:
         """Counts a message's bytes while it arrives: pynetdicom hands it over only when it is whole."""
         if event.pdu.pdu_type != 0x04:
+            event.assoc.dul.socket.whole()
             return
         key, most = id(event.assoc), self._settings.max_mb * MB
         before = self._sizes.get(key, 0)
         self._sizes[key] = before + event.pdu.pdu_length
         if before <= most < self._sizes[key]:
-            self._count("INSTANCE_TOO_BIG", event)
+            self._count("INSTANCE_TOO_BIG", event.assoc)
             event.assoc.abort()
 
     def _arrived(self, event: Any) -> None:
+        """In the thread that reads, before it reads on."""
         self._sizes.pop(id(event.assoc), None)
+        event.assoc.dul.socket.whole()
+
+    def _late(self, association: Any) -> None:
+        self._count("PACS_SLOW", association)
 
     def _closed(self, event: Any) -> None:
-        self._arrived(event)
+        self._sizes.pop(id(event.assoc), None)
         with self._lock:
             came = self._came.pop(id(event.assoc), None)
         if came:
@@ -213,23 +290,24 @@ class Server:
                 file.flush()
                 self._inbox.take(path, sop=str(request.AffectedSOPInstanceUID), against=self._standing.against)
         except InstanceRefused as error:
-            self._count(error.code, event)
+            self._count(error.code, event.assoc)
             return STATUS.get(error.code, NOT_UNDERSTOOD)
         except (SiloError, OSError) as error:
             code = error.code if isinstance(error, SiloError) else "RECEIVER_FAILED"
-            self._count(code, event)
+            self._count(code, event.assoc)
             logs.get().error("receiver.refused", code=code, error_at=error)
             return LATER
-        self._count("received", event)
+        self._count("received", event.assoc)
         return 0x0000
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
-    def _count(self, what: str, event: Any = None) -> None:
+    def _count(self, what: str, association: Any = None) -> None:
+        """association: None for a connection that did not become one."""
         with self._lock:
             self._counts[what] += 1
-            if event is not None:  # None: before there is an association
-                self._came.setdefault(id(event.assoc), Counter())[what] += 1
+            if association is not None:
+                self._came.setdefault(id(association), Counter())[what] += 1
         self._write()
 
     def _write(self) -> None:

@@ -187,7 +187,7 @@ def _registry(config: Config, default: bool) -> Any:
     kept = config.consent_kept
     if not kept.exists():
         raise Refused("CONSENT_NOT_READ", "The FHIR server has not been read yet: `silo consent status` does it.")
-    found = sources.whole(sources.read(kept))
+    found = sources.whole(sources.read(kept, ours=True))
     consents, unassigned = registries.assign(found, registries.patients_of(config, found))
     read = datetime.fromtimestamp(kept.stat().st_mtime, UTC)
     opt_out = opt_out_registry.load(config, now)

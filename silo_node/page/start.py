@@ -4,31 +4,44 @@
 from __future__ import annotations
 
 import socket
+from datetime import datetime
 from pathlib import Path
 
 from silo_node import certificates
 from silo_node.config import Config
 from silo_node.errors import UsageError
+from silo_node.keys import check_mode
 
 SHORTEST_TOKEN = 20
 
 
 def check(config: Config) -> None:
-    """1. The certificate can be used, and is not over; 2. so can the token for metrics; 3. the address is free.
+    """1. The certificate can be used, is not over, and not everybody here can read its key; 2. so can the token for metrics;
+    3. the address is free.
 
     Raises: UsageError (PAGE_CERTIFICATE, PAGE_TOKEN, PAGE_PORT_TAKEN).
     """
     page = config.settings.page
     # 1
     if page.tls_cert:
-        try:
-            certificates.server_context(config.folder / page.tls_cert, config.folder / page.tls_key)
-        except certificates.Unusable as error:
-            raise UsageError(f"The page's {error}", "PAGE_CERTIFICATE") from None
+        certificate(config)
     # 2
     metrics_token(config)
     # 3
     _free(page.host, page.port)
+
+
+def certificate(config: Config) -> datetime:
+    """The end of its validity, where the settings name one. Raises: UsageError PAGE_CERTIFICATE."""
+    page = config.settings.page
+    key = config.folder / page.tls_key
+    try:
+        _, ends = certificates.server_context(config.folder / page.tls_cert, key)
+    except certificates.Unusable as error:
+        raise UsageError(f"The page's {error}", "PAGE_CERTIFICATE") from None
+    # A web server's key often belongs to root and a group of its own.
+    check_mode(key, "PAGE_CERTIFICATE", group=True)
+    return ends
 
 
 def metrics_token(config: Config) -> bytes | None:

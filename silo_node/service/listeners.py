@@ -170,13 +170,17 @@ class Keeper:
         while not self._node.stop.wait(self.EVERY):
             self.turn()
 
-    def turn(self, *, patience: float | None = None) -> None:
-        """One sequencing, with its checkpoint sent."""
+    def turn(self, *, patience: float | None = None, timeout: float = 30.0) -> None:
+        """One sequencing, with its checkpoint sent; both in seconds, see `Egress.request`."""
         try:
             note = self._node.evidence.sequence()
             if note is not None:
                 self._node.egress.post(
-                    "/api/v1/log/silo-checkpoint", {"note": note}, kind="silo-checkpoint", patience=patience
+                    "/api/v1/log/silo-checkpoint",
+                    {"note": note},
+                    kind="silo-checkpoint",
+                    patience=patience,
+                    timeout=timeout,
                 )
         except Stopping:
             return

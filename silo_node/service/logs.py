@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import json
 import os
+import queue
 import re
-import sys
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +22,10 @@ from silo_node.service.log_files import MOST_MB, RotatingFile
 
 _UID: Final = re.compile(r"\b[0-2](?:\.\d+){5,}\b")
 _MOST: Final = 2000
+WAITING: Final = 1000
+"""Lines that wait for the reader of standard output; above it they are left out there."""
+LAST_SECONDS: Final = 0.5
+"""How long the end of a process waits for that reader."""
 
 
 def _guard(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -28,27 +37,58 @@ def _guard(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Printed:
-    """silo.log, and each line on standard output too. Where nobody reads that any more, the work goes on without it."""
+    """silo.log, and each line on standard output too, which holds up nobody.
 
-    def __init__(self, file: RotatingFile) -> None:
-        self._file = file
-        self._heard = True
+    Where nobody reads that any more the work goes on without it; where its reader is slow, lines beyond WAITING are left
+    out, and counted in the place where they would have been: `{"event": "output.dropped", "lines": ...}`.
+    """
+
+    def __init__(self, file: RotatingFile, silo: str) -> None:
+        self._file, self._silo = file, silo
+        self._lines: queue.Queue[str] = queue.Queue(WAITING)
+        self._dropped = 0
+        threading.Thread(target=self._print, name="output", daemon=True).start()
 
     def write(self, text: str) -> None:
-        """Whole lines."""
+        """Whole lines. One thread at a time (structlog)."""
         self._file.write(text)
-        if not self._heard:
-            return
-        # As in print_json: no name in it steers a terminal. Past Python's buffer, which would keep what a gone reader left.
-        data = text.replace("\x7f", "\\u007f").encode()
         try:
-            while data:
-                data = data[os.write(sys.stdout.fileno(), data) :]
-        except OSError:
-            self._heard = False
+            if self._dropped:
+                self._lines.put_nowait(self._gap())
+                self._dropped = 0
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+    def printed(self) -> None:
+        """At the end of the process: wait for what is left to be printed, but not long."""
+        with contextlib.suppress(queue.Full):
+            if self._dropped:
+                self._lines.put_nowait(self._gap())
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, LAST_SECONDS)
+
+    def _gap(self) -> str:
+        found = {"event": "output.dropped", "level": "warning", "lines": self._dropped, "silo": self._silo}
+        return json.dumps({**found, "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}) + "\n"
+
+    def _print(self) -> None:
+        heard = True
+        while True:
+            # As in print_json: no name in it steers a terminal. Past Python's buffer, which would keep what a gone reader left.
+            data = self._lines.get().replace("\x7f", "\\u007f").encode()
+            try:
+                while data and heard:
+                    data = data[os.write(1, data) :]
+            except OSError:
+                heard = False
+            self._lines.task_done()
+
+
+_TO_PRINT: Final[list[_Printed]] = []
 
 
 def configure(folder: Path, silo: str, most_mb: int = MOST_MB, *, printed: bool = False) -> None:
@@ -56,7 +96,10 @@ def configure(folder: Path, silo: str, most_mb: int = MOST_MB, *, printed: bool 
 
     most_mb: of all pieces of it together; `[limits] logs_mb`. printed: also to standard output.
     """
-    file = RotatingFile(folder / "silo.log", most_mb)
+    file: RotatingFile | _Printed = RotatingFile(folder / "silo.log", most_mb)
+    if printed:
+        file = _Printed(file, silo)
+        _TO_PRINT.append(file)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -66,10 +109,17 @@ def configure(folder: Path, silo: str, most_mb: int = MOST_MB, *, printed: bool 
             _guard,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=_Printed(file) if printed else file),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(file=file),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(silo=silo)
+
+
+@atexit.register
+def printed() -> None:
+    """Before this process ends: what is to be printed is, unless nobody reads it."""
+    for each in _TO_PRINT:
+        each.printed()
 
 
 def get() -> Any:

@@ -40,12 +40,12 @@ def migrate(db: sqlite3.Connection, steps: Sequence[Step]) -> int:
     Call it before anything else is done with the connection, outside a transaction.
     Returns: the version that it had. Raises: UpgradeNeeded, with nothing changed; sqlite3.Error.
     """
-    before = _version(db, steps)
+    before = version_of(db, steps)
     for number in range(before + 1, len(steps) + 1):
         db.execute("BEGIN IMMEDIATE")
         try:
             # Looked at again under the lock: another process may have done this step meanwhile.
-            if _version(db, steps) < number:
+            if version_of(db, steps) < number:
                 for statement in steps[number - 1]:
                     db.execute(statement)
                 db.execute(f"{_VERSION} = {number}")
@@ -57,7 +57,8 @@ def migrate(db: sqlite3.Connection, steps: Sequence[Step]) -> int:
     return before
 
 
-def _version(db: sqlite3.Connection, steps: Sequence[Step]) -> int:
+def version_of(db: sqlite3.Connection, steps: Sequence[Step]) -> int:
+    """The number of its format. Raises: UpgradeNeeded for a newer one than this software knows; sqlite3.Error."""
     (found,) = db.execute(_VERSION).fetchone()
     if found > len(steps):
         raise UpgradeNeeded(_name(db), found, len(steps))

@@ -6,8 +6,10 @@ Each act is kept in the silo's folder first and sent to the portal after: the si
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -17,11 +19,13 @@ from protocol.approval import (
     APPROVAL_TYPE,
     ApprovalError,
     ApprovalLimits,
+    Statement,
     Trust,
     draft_statement,
     first_trust,
     open_statement,
     open_trust,
+    parse_statement,
     utc_text,
 )
 from protocol.canonical import digest
@@ -56,6 +60,7 @@ from silo_node.keys import save_new
 from silo_node.node import Node
 from silo_node.pin import Pin
 from silo_node.steward import documents
+from silo_node.steward.one_at_a_time import one_at_a_time
 
 Decision = Literal["approve", "reject", "revoke"]
 STEWARD_DAYS = 730
@@ -67,7 +72,8 @@ class Proposal:
     """A study as a steward gets to see it before deciding.
 
     data: the manifest's exact bytes; manifest: digest of them. words: (label, sentence). found: what the policy in force
-    says; None where there is no policy yet.
+    says; None where there is no policy yet. known: digests of the statements about it that lay here when it was shown; None
+    where a question is asked once only (the page).
     """
 
     study: str
@@ -77,21 +83,23 @@ class Proposal:
     words: list[tuple[str, str]]
     policy: Envelope
     found: Match
+    known: frozenset[str] | None = None
 
 
 def make_steward(config: Config, *, person: str, passphrase: bytes, now: datetime | None = None) -> Trust:
     """Make a steward's key, and the hospital's first trust.json with it. Raises: UsageError where there is one already."""
     now = now or datetime.now(UTC)
-    if config.trust.exists():
-        raise UsageError(f"{config.trust} exists: a further steward needs the agreement of those who are in it")
-    config.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = SigningKey.generate()
-    try:
-        envelope = first_trust(key, person=person, not_after=utc_text(now + timedelta(days=STEWARD_DAYS)))
-    except TrustError as error:
-        raise UsageError(f"--person can't be used as a name in trust.json: {error.sentence}") from None
-    save_new(key, steward_key_path(config, key.keyid), passphrase)
-    write_json(config.trust, envelope.as_dict())
+    with one_at_a_time(config):
+        if config.trust.exists():
+            raise UsageError(f"{config.trust} exists: a further steward needs the agreement of those who are in it")
+        config.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = SigningKey.generate()
+        try:
+            envelope = first_trust(key, person=person, not_after=utc_text(now + timedelta(days=STEWARD_DAYS)))
+        except TrustError as error:
+            raise UsageError(f"--person can't be used as a name in trust.json: {error.sentence}") from None
+        save_new(key, steward_key_path(config, key.keyid), passphrase)
+        write_json(config.trust, envelope.as_dict())
     return open_trust(envelope, None)
 
 
@@ -219,6 +227,12 @@ def missing_people(trust: Trust, envelope: Envelope, now: datetime) -> int:
 
 
 def keep_policy(node: Node, signed: Envelope) -> Envelope:
+    """As `_keep_policy`, one at a time."""
+    with one_at_a_time(node.config):
+        return _keep_policy(node, signed)
+
+
+def _keep_policy(node: Node, signed: Envelope) -> Envelope:
     """Take one steward's signature under a policy, of a key or a passkey: put it in force, or keep it until enough people
     have signed the same bytes.
 
@@ -303,7 +317,8 @@ def fetch(node: Node, study: str) -> Proposal:
     found = match(policy_facts(policy), study_facts(content), load_closure())
     manifest = digest(data)
     write_bytes(node.config.studies / study / f"{manifest.removeprefix('sha256:')}.json", data)
-    return Proposal(study, data, manifest, content, list(describe(content)), envelope, found)
+    known = frozenset(each.digest for each in documents.load_approvals(node.config, study))
+    return Proposal(study, data, manifest, content, list(describe(content)), envelope, found, known)
 
 
 def decide(
@@ -392,8 +407,14 @@ def _payload(
 def keep(node: Node, proposal: Proposal, envelope: Envelope) -> Path:
     """Verify a signed decision on exactly `proposal`, record it and keep it; it holds at this silo from now on.
 
-    Raises: UsageError for one that no steward signed, or that is about something else.
+    Raises: UsageError for one that no steward signed, that is about something else, or that the same steward has made
+    meanwhile.
     """
+    with one_at_a_time(node.config):
+        return _keep(node, proposal, envelope)
+
+
+def _keep(node: Node, proposal: Proposal, envelope: Envelope) -> Path:
     trust = documents.load_trust(node.config)
     try:
         statement = open_statement(envelope, trust=trust)
@@ -402,6 +423,7 @@ def keep(node: Node, proposal: Proposal, envelope: Envelope) -> Path:
     about = (statement.silo, statement.study, statement.manifest, statement.policy)
     if about != (node.config.name, proposal.study, proposal.manifest, proposal.policy.digest):
         raise UsageError("the decision is about another study, version or policy than the one shown")
+    _check_not_made_meanwhile(node.config, proposal, statement)
     node.evidence.record(
         "study.approved" if statement.decision == "approve" else "study.rejected",
         subject=("study", proposal.study, proposal.manifest),
@@ -416,6 +438,19 @@ def keep(node: Node, proposal: Proposal, envelope: Envelope) -> Path:
         actor=steward_actor(node, statement.signer.keyid),
     )
     return documents.save_approval(node.config, proposal.study, envelope)
+
+
+def _check_not_made_meanwhile(config: Config, proposal: Proposal, statement: Statement) -> None:
+    """The same decision of the same steward, made since the study was shown, is not made and logged twice."""
+    for other in documents.load_approvals(config, proposal.study) if proposal.known is not None else ():
+        with suppress(ApprovalError):  # one that can't be read: the gate says so
+            made = parse_statement(other.payload)
+            same = (made.signer.keyid, made.decision) == (statement.signer.keyid, statement.decision)
+            if same and other.digest not in (proposal.known or ()):
+                raise UsageError(
+                    f"{made.signer.name} has made this decision ({made.decision} {proposal.study}) meanwhile: nothing more "
+                    "was signed. `silo approve --list` shows what is in force"
+                )
 
 
 def _check_permitted(config: Config, proposal: Proposal, decision: Decision, min_cohort: int | None) -> None:
@@ -452,7 +487,8 @@ def enrol(node: Node, token: str, *, public: bytes | None = None) -> dict[str, A
     trust = documents.read_envelope(node.config.trust)
     if trust is None:
         raise UsageError(
-            f"make a steward's key first: `silo steward {node.config.folder} --person NAME`; the portal has to know it"
+            f"make a steward's key first: `silo steward {shlex.quote(str(node.config.folder))} --person NAME`; the portal has to "
+            "know it"
         )
     answer = node.egress.post(
         "/api/v1/silo/enrol",

@@ -91,7 +91,7 @@ def reminders(config: Config, now: datetime | None = None) -> list[dict[str, str
     for name, key in sorted(trust.keys.items(), key=lambda item: item[1].not_after):
         if key.not_after - now < REMIND:
             found.append(
-                _reminder(
+                reminder(
                     f"the {'passkey' if key.passkey else 'key'} {name[:16]} of a steward",
                     key.not_after,
                     now,
@@ -108,17 +108,18 @@ def reminders(config: Config, now: datetime | None = None) -> list[dict[str, str
         if policy.limits.expires is not None:
             end = parse_time(f"{policy.limits.expires}T23:59:59Z")
             if end - now < REMIND:
-                found.append(_reminder("the data-use policy", end, now, "`silo policy edit`"))
+                found.append(reminder("the data-use policy", end, now, "`silo policy edit`"))
     for study in sorted(path.name for path in config.approvals.iterdir()) if config.approvals.is_dir() else []:
         newest = max(_verified(config, study, trust), key=lambda each: parse_time(each.time), default=None)
         if newest is not None and newest.decision == "approve":
             end = parse_time(newest.not_after)
             if end - now < REMIND:
-                found.append(_reminder(f"the approval of {study}", end, now, f"`silo approve FOLDER {study}`"))
+                found.append(reminder(f"the approval of {study}", end, now, f"`silo approve FOLDER {study}`"))
     return found
 
 
-def _reminder(what: str, end: datetime, now: datetime, remedy: str) -> dict[str, str]:
+def reminder(what: str, end: datetime, now: datetime, remedy: str) -> dict[str, str]:
+    """As `reminders` has them."""
     until = end.date().isoformat()
     days = (end - now).days
     when = f"was over on {until}" if end <= now else f"ends on {until}, in {days} day{'' if days == 1 else 's'}"

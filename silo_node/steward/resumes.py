@@ -23,6 +23,7 @@ from silo_node.files import write_json
 from silo_node.node import Node
 from silo_node.steward import documents, pauses
 from silo_node.steward.approvals import load_steward, steward_actor
+from silo_node.steward.one_at_a_time import one_at_a_time
 from silo_node.steward.pauses import Pause
 
 
@@ -170,8 +171,12 @@ def keep(node: Node, pause: Pause, signed: Envelope, *, now: datetime | None = N
     signature, and that the one who signs now counts today.
     Returns: as `sign`. Raises: UsageError, Refused (TRUST).
     """
-    config, now = node.config, now or datetime.now(UTC)
-    trust = documents.load_trust(config)
+    with one_at_a_time(node.config):
+        return _keep(node, pause, signed, now or datetime.now(UTC))
+
+
+def _keep(node: Node, pause: Pause, signed: Envelope, now: datetime) -> tuple[Envelope, int]:
+    config, trust = node.config, documents.load_trust(node.config)
     ((name, _),) = signed.signatures
     try:
         # 1

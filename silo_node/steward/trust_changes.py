@@ -28,6 +28,7 @@ from silo_node.keys import save_new
 from silo_node.node import Node
 from silo_node.steward import documents
 from silo_node.steward.approvals import STEWARD_DAYS, load_steward, steward_actor, steward_key_path
+from silo_node.steward.one_at_a_time import one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -79,34 +80,37 @@ def propose(
     needed: how many people must agree. until: for extend; None for two years from now.
     Raises: UsageError, Refused (TRUST_MISSING).
     """
-    there = read_draft(config)
-    if there is None:
-        documents.load_trust(config)
-        current = documents.read_envelope(config.trust)
-        if current is None:
-            raise UsageError(f"{config.trust} is gone: restore it from a backup")
-        document = decode(current.payload)
-        document["version"] += 1
-    else:
-        document = decode(there.envelope.payload)
-    keys = document["keys"]
-    for name, entry in (add or {}).items():
-        _check_person(entry.get("person"), {each["person"] for each in keys.values()})
-        keys[name] = dict(entry)
-    if remove is not None:
-        del keys[_keyid(remove, keys)]
-    if extend is not None:
-        keys[_keyid(extend, keys)]["not_after"] = utc_text(until or datetime.now(UTC) + timedelta(days=STEWARD_DAYS))
-    if needed is not None:
-        document["roles"][STEWARD] = needed
-    for name, entry in keys.items():
-        _check_page(config, name, entry)
-    try:
-        payload = freeze_trust(document)
-    except ApprovalError as error:
-        raise UsageError(f"the change can't be made: {error.sentence}") from None
-    write_json(draft_path(config), {"payload": b64(payload), "signatures": []})
-    return _draft(documents.load_trust(config), Envelope(TRUST_TYPE, payload, ()))
+    with one_at_a_time(config):
+        there = read_draft(config)
+        if there is None:
+            documents.load_trust(config)
+            current = documents.read_envelope(config.trust)
+            if current is None:
+                raise UsageError(f"{config.trust} is gone: restore it from a backup")
+            document = decode(current.payload)
+            document["version"] += 1
+        else:
+            document = decode(there.envelope.payload)
+        keys = document["keys"]
+        for name, entry in (add or {}).items():
+            _check_person(entry.get("person"), {each["person"] for each in keys.values()})
+            keys[name] = dict(entry)
+        if remove is not None:
+            del keys[_keyid(remove, keys)]
+        if extend is not None:
+            keys[_keyid(extend, keys)]["not_after"] = utc_text(
+                until or datetime.now(UTC) + timedelta(days=STEWARD_DAYS)
+            )
+        if needed is not None:
+            document["roles"][STEWARD] = needed
+        for name, entry in keys.items():
+            _check_page(config, name, entry)
+        try:
+            payload = freeze_trust(document)
+        except ApprovalError as error:
+            raise UsageError(f"the change can't be made: {error.sentence}") from None
+        write_json(draft_path(config), {"payload": b64(payload), "signatures": []})
+        return _draft(documents.load_trust(config), Envelope(TRUST_TYPE, payload, ()))
 
 
 def new_key(config: Config, *, person: str, passphrase: bytes) -> Draft:
@@ -139,16 +143,17 @@ def sign(config: Config, *, passphrase: bytes, person: str | None = None) -> Dra
 
 def add_signature(config: Config, signed: Envelope) -> Draft:
     """Put signatures over the draft's bytes into it (also a passkey's, from the page). Raises: UsageError."""
-    draft = _needed_draft(config)
-    try:
-        envelope = draft.envelope.joined(signed)
-        found = _draft(documents.load_trust(config), envelope)
-    except (ApprovalError, SignatureError) as error:
-        raise UsageError(f"the signature can't be taken: {error}") from None
-    if not {name for name, _ in signed.signatures} <= found.signed:
-        raise UsageError("this key stands neither in the trust.json in force nor in the draft")
-    write_json(draft_path(config), envelope.as_dict())
-    return found
+    with one_at_a_time(config):
+        draft = _needed_draft(config)
+        try:
+            envelope = draft.envelope.joined(signed)
+            found = _draft(documents.load_trust(config), envelope)
+        except (ApprovalError, SignatureError) as error:
+            raise UsageError(f"the signature can't be taken: {error}") from None
+        if not {name for name, _ in signed.signatures} <= found.signed:
+            raise UsageError("this key stands neither in the trust.json in force nor in the draft")
+        write_json(draft_path(config), envelope.as_dict())
+        return found
 
 
 def apply(node: Node, *, now: datetime | None = None) -> Trust:
@@ -156,36 +161,37 @@ def apply(node: Node, *, now: datetime | None = None) -> Trust:
 
     Raises: Refused (TRUST_THRESHOLD) where people have still to sign; UsageError.
     """
-    config, now = node.config, now or datetime.now(UTC)
-    draft = _needed_draft(config)
-    before = documents.load_trust(config)
-    old = documents.read_envelope(config.trust)
-    try:
-        trust = open_trust(draft.envelope, before, now=now)
-    except (ApprovalError, SignatureError) as error:
-        raise Refused("TRUST_THRESHOLD", f"The change is not in force yet: {error} (`silo trust sign`).") from None
-    if old is None:
-        raise UsageError(f"{config.trust} is gone: restore it from a backup")
-    for name, entry in draft.document["keys"].items():
-        _check_page(config, name, entry)
-    write_json(_version_path(config, before.version), old.as_dict())
-    node.evidence.record(
-        "role.changed",
-        subject=("trust", config.name, trust.digest),
-        refs={"before": before.digest, "trust": trust.digest},
-        data={
-            "version": trust.version,
-            "needed": trust.roles[STEWARD],
-            "added": sorted(trust.keys.keys() - before.keys.keys()),
-            "removed": sorted(before.keys.keys() - trust.keys.keys()),
-            "on_portal_page": sorted(name for name, key in trust.keys.items() if key.on_portal_page),
-        },
-        private={"people": sorted({key.person for key in trust.keys.values()})},
-        actor=steward_actor(node, min(draft.signed & before.keys.keys())),
-    )
-    write_json(config.trust, draft.envelope.as_dict())
-    draft_path(config).unlink(missing_ok=True)
-    return trust
+    with one_at_a_time(node.config):
+        config, now = node.config, now or datetime.now(UTC)
+        draft = _needed_draft(config)
+        before = documents.load_trust(config)
+        old = documents.read_envelope(config.trust)
+        try:
+            trust = open_trust(draft.envelope, before, now=now)
+        except (ApprovalError, SignatureError) as error:
+            raise Refused("TRUST_THRESHOLD", f"The change is not in force yet: {error} (`silo trust sign`).") from None
+        if old is None:
+            raise UsageError(f"{config.trust} is gone: restore it from a backup")
+        for name, entry in draft.document["keys"].items():
+            _check_page(config, name, entry)
+        write_json(_version_path(config, before.version), old.as_dict())
+        node.evidence.record(
+            "role.changed",
+            subject=("trust", config.name, trust.digest),
+            refs={"before": before.digest, "trust": trust.digest},
+            data={
+                "version": trust.version,
+                "needed": trust.roles[STEWARD],
+                "added": sorted(trust.keys.keys() - before.keys.keys()),
+                "removed": sorted(before.keys.keys() - trust.keys.keys()),
+                "on_portal_page": sorted(name for name, key in trust.keys.items() if key.on_portal_page),
+            },
+            private={"people": sorted({key.person for key in trust.keys.values()})},
+            actor=steward_actor(node, min(draft.signed & before.keys.keys())),
+        )
+        write_json(config.trust, draft.envelope.as_dict())
+        draft_path(config).unlink(missing_ok=True)
+        return trust
 
 
 def send(node: Node) -> None:

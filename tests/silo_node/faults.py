@@ -118,6 +118,7 @@ def certificate(folder: Path, days: int = 1, since: int = 9) -> tuple[Path, Path
         leaf.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + signed("portal", leaf, root, "Test authority", False).public_bytes(serialization.Encoding.PEM)
     )
+    both.chmod(0o600)
     return authority, both
 
 

@@ -6,7 +6,7 @@ import re
 
 from tests.silo_node.conftest import ROOT
 
-MADE_AGAIN = {"alive", "silo.lock", "status.json", "watched.json", "receiver.json", "run.log"}
+MADE_AGAIN = {"alive", "silo.lock", "steward.lock", "status.json", "watched.json", "receiver.json", "run.log"}
 """What a silo says about itself while it runs: "what else is there"."""
 
 

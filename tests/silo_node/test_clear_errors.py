@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -41,6 +42,14 @@ def images(silo):
 def full_disk(limit=0):
     """For `command`: no file of the process can grow beyond `limit` bytes, as on a disk or quota that is full."""
     return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))}
+
+
+def without_rights():
+    """For `command`: root, where the tests run as root, that has to keep to files' modes as anybody else."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None)
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; holds from the next exec on
 
 
 def said(done, exit_code, *words):
@@ -142,7 +151,7 @@ def test_a_folder_that_can_not_be_made_is_named(silo, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount read-only")
-@pytest.mark.parametrize("command", ["status", "run", "scan", "consent import list.csv", "trust propose --needed 1"])
+@pytest.mark.parametrize("command", ["run", "scan", "consent import list.csv", "trust propose --needed 1"])
 def test_a_drive_that_is_mounted_read_only_is_named_with_what_to_do(silo, tmp_path, command):
     (tmp_path / "list.csv").write_text("PatientID,date\n")
     words = [str(tmp_path / word) if word == "list.csv" else word for word in command.split()]
@@ -152,6 +161,40 @@ def test_a_drive_that_is_mounted_read_only_is_named_with_what_to_do(silo, tmp_pa
         cwd=ROOT, env={**os.environ, "SILO_HOME": str(silo.folder)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     said(done, 2, "read-only", "mount")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount")
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_the_status_needs_no_room_and_hides_nothing_else_that_is_wrong(silo, images, tmp_path, how):
+    """On a drive of its own, without a free byte or mounted read-only, with two more things wrong."""
+    (silo.config.data / "labels.csv").write_text("PatientID,label\nPAT-0000,seven\n")
+    (silo.folder / "status.json").write_text(json.dumps({"state": "idle", "problems": []}))
+    kept = tmp_path / "drive"
+    kept.mkdir()
+    spoil = {
+        "full": "dd if=/dev/zero of=$0/fill bs=4k 2>/dev/null; dd if=/dev/zero of=$0/fill2 bs=1 2>/dev/null; ",
+        "read-only": "mount -o remount,ro $0; ",
+    }[how]
+    script = f'mount -t tmpfs -o size=4m none $0 && cp -a $1 $0/silo && {{ {spoil} true; }} && shift 1 && exec "$@"'
+    for command in ("status", "metrics"):
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script, str(kept), str(silo.folder), sys.executable, "-m", "silo_node.cli",
+             command, str(kept / "silo"), "--json"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        text = said(done, 0)
+        found = json.loads(done.stdout)
+        if command == "metrics":
+            told = {each["labels"]["code"] for each in found["samples"] if each["name"] == "consilium_silo_problems"}
+            sent = sum(each["value"] for each in found["samples"] if each["name"] == "consilium_silo_requests_total")
+        else:
+            told = {each["code"] for each in found["problems"]}
+            sent = sum(each["requests"] for each in found["sent"].values())
+            assert found["policy"] is not None
+            assert how == "full" or "mounted read-only: mount it for writing" in text
+        assert {"NOT_RUNNING", "SILO_DISK_FULL" if how == "full" else "USAGE"} <= told
+        assert any(code.startswith("LABELS_") for code in told), told
+        assert sent > 0
 
 
 def test_a_passphrase_that_was_not_saved_as_utf_8_is_told(silo, tmp_path):
@@ -220,9 +263,26 @@ def test_a_steward_whose_name_can_not_stand_in_the_trust_leaves_no_key_behind(si
     said(silo.command(*made, "Dr. A"), 0)
 
 
-@pytest.mark.parametrize("command", ["run", "status"])
-def test_a_silo_that_can_not_even_begin_says_so(silo, command):
-    said(silo.command(command, str(silo.folder), **full_disk()), 1, "SILO_DISK_FULL", "make room and try again")
+def test_an_index_that_this_user_may_not_write_is_not_called_damaged(silo, images):
+    said(silo.command("scan", str(silo.folder)), 0)
+    silo.config.index_db.chmod(0)
+    done = silo.command("scan", str(silo.folder), preexec_fn=without_rights)
+    text = said(done, 2, "INDEX_READ_ONLY", str(silo.config.index_db), "owner")
+    assert "delete" not in text
+
+
+def test_a_data_folder_that_is_away_or_empty_is_named(silo, tmp_path):
+    data = silo.config.data
+    said(silo.command("scan", str(silo.folder)), 2, "DATA_FOLDER_EMPTY", str(data), "drive is mounted")
+    data.rmdir()
+    said(silo.command("scan", str(silo.folder)), 2, "DATA_FOLDER_MISSING", str(data), "silo.toml")
+    (tmp_path / "file").touch()
+    said(silo.command("scan", "--data", str(tmp_path / "file")), 2, f"{tmp_path}/file: is a file")
+    said(silo.command("scan", "--data", str(tmp_path / "none")), 2, f"{tmp_path}/none: there is no such folder")
+
+
+def test_a_silo_that_can_not_even_begin_says_so(silo):
+    said(silo.command("run", str(silo.folder), **full_disk()), 1, "SILO_DISK_FULL", "make room and try again")
 
 
 def test_a_disk_that_is_full_in_a_round_costs_the_round_and_not_the_silo(tmp_path):

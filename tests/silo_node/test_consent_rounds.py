@@ -283,13 +283,13 @@ def test_consents_are_imported_checked_and_counted(silo, tmp_path):
     source.mkdir()
     for number, provision in enumerate((gics(), mii(), gics("deny"))):
         (source / f"Musterfrau{number}.json").write_text(json.dumps(consent(provision, f"PAT-000{number}")))
-    assert "DEFAULT_PERMIT" in run(silo, "check", "PAT-0002")
+    assert "DEFAULT_PERMIT" in run(silo, "check", "PAT-0002", code=1)
     assert "nothing was put in place" in run(silo, "import", str(source), "--dry-run")
     assert not silo.config.consent_imported.exists()
     said = run(silo, "import", str(source))
     assert "3 files, 3 consents of 3 patients" in said and "In place" in said
     assert "Musterfrau" not in said and "PAT-" not in said
-    assert "DENY DENIED: The newest consent denies this use." in run(silo, "check", "PAT-0002")
+    assert "DENY DENIED: The newest consent denies this use." in run(silo, "check", "PAT-0002", code=1)
     found = json.loads(run(silo, "status", "--json"))
     assert found["decisions"] == {"DENIED": 1, "PERMITTED": 2}
     assert (found["consents"], found["default"]) == (3, "PERMIT")
@@ -299,7 +299,7 @@ def test_consents_are_imported_checked_and_counted(silo, tmp_path):
     opt_out = tmp_path / "list.csv"
     opt_out.write_text("PatientID,date\nPAT-0000,2026-01-01\n")
     assert "1 patients have opted out" in run(silo, "import", str(opt_out))
-    assert json.loads(run(silo, "check", "PAT-0000", "--json"))["code"] == "OPTED_OUT"
+    assert json.loads(run(silo, "check", "PAT-0000", "--json", code=1))["code"] == "OPTED_OUT"
 
 
 def test_an_import_with_one_bad_file_changes_nothing_and_names_it_only_when_asked(silo, tmp_path):
@@ -332,6 +332,30 @@ def test_cases_are_answered_one_a_line_and_differences_told(silo, tmp_path):
     case["opt_out"] = ["Patient/1"]
     path.write_text(json.dumps({**content, "cases": [case]}))
     assert "one: the file expects PERMIT, the rules say DENY" in run(silo, "check", "--cases", str(path), code=1)
+
+
+def test_a_mistyped_id_does_not_read_like_an_answer(hospital):
+    """Neither whether somebody may be used, nor whether somebody was."""
+    hospital.all_consent()
+    round_id, _ = hospital.round(1)
+    silo, path = hospital.silo, hospital.silo.folder / "proof.json"
+    assert "No image" not in run(silo, "check", "PAT-0002")
+    assert json.loads(run(silo, "check", "PAT-0002", "--json"))["images"] == 1
+    said = run(silo, "check", "PAT-002", code=1)
+    assert said.startswith("No image of that id is known here: check how it is written. For such an id it would be:")
+    found = json.loads(run(silo, "check", "PAT-002", "--json", code=1))
+    assert (found["images"], found["code"]) == (0, "DEFAULT_PERMIT")
+
+    said = run(silo, "prove", "PAT-002", round_id, "--out", str(path), code=1)
+    assert "was not in the cohort" in said and "No image of that id is known here" in said
+    done = silo.command("consent", "prove", "PAT-002", round_id, "--out", str(path), "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["member"], found["images"]) == (1, False, 0)
+    assert verify.main(["membership", str(path), "--vkey", found["vkey"]]) == 0
+    assert "No image" not in run(silo, "prove", "PAT-0001", round_id)  # who opted out, and is no member
+    silo.config.index_db.unlink()
+    assert "has not been scanned" in run(silo, "check", "PAT-0002", code=1)
+    assert "No image" not in run(silo, "prove", "PAT-0002", round_id)  # a member had images then
 
 
 def test_a_round_that_this_silo_does_not_know_is_told(ready):

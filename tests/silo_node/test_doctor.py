@@ -13,7 +13,7 @@ import pytest
 
 from protocol.signing import SigningKey
 from silo_node.files import write_json
-from silo_node.health import doctor
+from silo_node.health import doctor, status
 from silo_node.node import FolderLock
 from tests.silo_node import faults
 
@@ -421,6 +421,69 @@ def test_a_receivers_certificate_that_ends(silo, tmp_path, days, state):
         file.write(RECEIVER.replace("[[", f'tls_cert = "{pem}"\ntls_key = "{pem}"\n[['))
     check = examined(silo)["receiver certificate"]
     assert check.state == state and f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in check.found
+
+
+def page_with(silo, pem):
+    """The node's page with this certificate and key, in silo.toml."""
+    path = silo.folder / "silo.toml"
+    tls = f'[page]\nname = "silo.example"\ntls_cert = "{pem}"\ntls_key = "{pem}"'
+    path.write_text(path.read_text().replace("[page]\noff = true", tls))
+
+
+@pytest.mark.parametrize(("days", "state"), [(90, "ok"), (20, "warn"), (-1, "fail")])
+def test_a_certificate_of_the_page_that_ends(silo, tmp_path, days, state):
+    _, pem = faults.certificate(tmp_path, days=days)
+    page_with(silo, pem)
+    check = examined(silo)["page certificate"]
+    assert check.state == state and f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in check.found
+    assert state != "warn" or "restart" in check.do
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("missing", "is missing"), ("another's key", "belongs to another certificate"), ("open", "chmod o=")],
+)
+def test_a_certificate_of_the_page_that_cannot_be_used(silo, tmp_path, fault, words):
+    _, pem = faults.certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    if fault == "missing":
+        pem.unlink()
+    elif fault == "open":
+        pem.chmod(0o604)
+    else:
+        key, cert = (path.read_bytes() for path in (faults.certificate(tmp_path / "other")[1], pem))
+        pem.write_bytes(key.partition(b"-----BEGIN CERT")[0] + b"".join(cert.partition(b"-----BEGIN CERT")[1:]))
+    page_with(silo, pem)
+    failing(silo, "page certificate", words, "tls_cert")
+
+
+def test_a_key_of_the_page_that_its_group_reads_is_in_order(silo, tmp_path):
+    """As where it belongs to root and to a group of the machine's web servers."""
+    _, pem = faults.certificate(tmp_path, days=90)
+    pem.chmod(0o640)
+    page_with(silo, pem)
+    assert examined(silo)["page certificate"].state == doctor.OK
+
+
+def test_status_reminds_of_certificates_that_end_within_two_weeks_whatever_is_wrong_with_the_stewards_keys(
+    silo, tmp_path
+):
+    ends = {}
+    for whose, days in (("page", 10), ("receiver", -1)):
+        (tmp_path / whose).mkdir()
+        ends[whose] = faults.certificate(tmp_path / whose, days=days)[1]
+    page_with(silo, ends["page"])
+    with (silo.folder / "silo.toml").open("a") as file:
+        file.write(RECEIVER.replace("[[", f'tls_cert = "{ends["receiver"]}"\ntls_key = "{ends["receiver"]}"\n[['))
+    (silo.config.trust).write_text("no trust at all")
+    page, receiver = status.report(silo.config)["reminders"]
+    assert "page ends on" in page["sentence"] and "restart" in page["sentence"]
+    assert page["until"] == f"{datetime.now(UTC) + timedelta(days=10):%Y-%m-%d}"
+    assert "receiver's certificate was over on" in receiver["sentence"]
+    for whose in ("page", "receiver"):
+        (tmp_path / f"{whose} later").mkdir()
+        ends[whose].write_bytes(faults.certificate(tmp_path / f"{whose} later", days=20)[1].read_bytes())
+    assert status.report(silo.config)["reminders"] == []
 
 
 def test_a_receiver_that_runs_and_does_not_listen(silo):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -84,6 +85,68 @@ def test_a_reader_that_goes_away_stops_no_round(ready, portal):
     ended(ready, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
+
+
+def full_pipe():
+    """(reading, writing) end of a pipe that takes nothing more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"\n")
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+def test_a_reader_that_stays_and_reads_nothing_stops_no_round(ready, portal):
+    reading, writing = full_pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "silo_node.cli", "run", str(ready.folder), "--json"],
+        cwd=ROOT, stdout=writing, stderr=(ready.folder / "run.log").open("wb"),
+    )  # fmt: skip
+    ready.processes.append(process)
+    os.close(writing)
+    portal.begin()
+    portal.wait(lambda: portal.finished(3))
+    assert portal.refused() == []
+    ended(ready, 4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert '"silo.stopped"' in (ready.folder / "silo.log").read_text()
+    os.close(reading)
+
+
+def test_what_a_slow_reader_missed_is_counted_where_it_is_missing_and_kept_in_the_log(tmp_path):
+    reading, writing = full_pipe()
+    program = (
+        "import sys; from pathlib import Path; from silo_node.service import logs\n"
+        "logs.configure(Path(sys.argv[1]), 'site-1', printed=True)\n"
+        "for number in range(5000): logs.get().info('happened', number=number)\n"
+        "print('now', file=sys.stderr, flush=True); sys.stdin.readline()\n"
+        "logs.get().info('happened', number=5000)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=writing, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(writing)
+    with os.fdopen(reading) as output, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        assert process.stderr.readline() == b"now\n", "it has not waited for its reader"
+        found = []
+        while len(found) < 1000:  # what was kept; then there is room again
+            line = output.readline().strip()
+            found += [json.loads(line)] if line else []
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        found += [json.loads(line) for line in output]
+        assert process.wait(10) == 0
+    numbers = [each["number"] for each in found if each["event"] == "happened"]
+    [gap] = [each for each in found if each["event"] == "output.dropped"]
+    assert numbers == [*range(len(numbers) - 1), 5000] and gap["lines"] == 5001 - len(numbers)
+    assert found.index(gap) == len(found) - 2 and gap["silo"] == "site-1" and gap["timestamp"].endswith("Z")
+    kept = [json.loads(line) for line in (tmp_path / "silo.log").read_text().splitlines()]
+    assert [each["number"] for each in kept] == list(range(5001))
 
 
 def test_no_uid_of_an_image_is_printed(tmp_path):

@@ -19,10 +19,10 @@ from silo_node.health import doctor
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
-def enrolled(silo, days):
-    """The silo was enrolled so many days before NOW; its files look new, as after a restore."""
+def enrolled(silo, days, now=NOW):
+    """The silo was enrolled so many days ago; its files look new, as after a restore."""
     pin = json.loads(silo.config.pin.read_text())
-    pin["enrolled"] = (NOW - timedelta(days=days)).isoformat().replace("+00:00", "Z")
+    pin["enrolled"] = (now - timedelta(days=days)).isoformat().replace("+00:00", "Z")
     silo.config.pin.write_text(json.dumps(pin))
     os.utime(silo.config.keys / "silo.key")
 
@@ -70,13 +70,13 @@ def test_an_enrolment_by_an_older_version_has_the_age_of_the_key_file(silo):
 
 @pytest.mark.parametrize(("days", "state"), [(365, doctor.OK), (367, doctor.WARN)])
 def test_the_doctor_warns_of_an_old_key_and_does_not_fail(silo, monkeypatch, days, state):
-    enrolled(silo, days - (NOW - datetime.now(UTC)).days)
+    enrolled(silo, days, datetime.now(UTC))
     found = check(silo)
     assert (found.state, "silo key rotate" in found.do) == (state, state == doctor.WARN), found
 
 
 def test_the_days_are_a_setting(silo):
-    enrolled(silo, 20 - (NOW - datetime.now(UTC)).days)
+    enrolled(silo, 20, datetime.now(UTC))
     assert check(silo).state == doctor.OK
     text = (silo.folder / "silo.toml").read_text()
     (silo.folder / "silo.toml").write_text(text.replace("[limits]\n", "[limits]\nkey_days = 10\n"))

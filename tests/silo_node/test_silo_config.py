@@ -42,6 +42,20 @@ def test_defaults(tmp_path):
         (GOOD + '[dicomweb]\nurl = "https://pacs.example:x/dicom-web"\n', "dicomweb.url: the port must be a number"),
         (GOOD + '[consent]\nurl = "https://fhir.example:x/Consent"\n', "consent.url: the port must be a number"),
         ("name = ", "not TOML"),
+        (GOOD + "[training]\nnice = 1\n[training]\nthreads = 2\n", "add to what is there"),
+        (GOOD + '[training]\nthreads = "2"\n', 'training.threads: is "2", must be a whole number'),
+        (GOOD + "[training]\nthreads = 0\n", "training.threads: is 0, must be at least 1"),
+        (GOOD + '[training]\nallow_constant = "yes"\n', 'training.allow_constant: is "yes", must be true or false'),
+        (GOOD + '[training]\nnetworks = "densenet"\n', 'training.networks: is "densenet", must be a list'),
+        (GOOD + '[training]\ndevice = "gpu"\n', 'training.device: is "gpu", must be of the form'),
+        (GOOD + "[limits]\nheartbeat = 30.0\n", "limits.heartbeat: is 30.0, must be at most 8"),
+        (
+            GOOD + '[consent]\nsource = "x"\n',
+            "consent.source: is \"x\", must be one of '', 'folder', 'file' or 'server'",
+        ),
+        ("training = 1\n" + GOOD, "training: is 1, must be a table"),
+        (GOOD.replace('"site-1"', "1"), "name: is 1, must be a text in quotes"),
+        (GOOD + '[receiver]\nport = 11112\nae_title = "S"\npeers = []\n', "receiver.peers: is [], must be not empty"),
     ],
 )
 def test_a_fault_is_named(tmp_path, text, said):
@@ -49,6 +63,7 @@ def test_a_fault_is_named(tmp_path, text, said):
         load(tmp_path, text)
     assert said in caught.value.sentence
     assert "silo.toml" in caught.value.sentence
+    assert "Input should" not in caught.value.sentence
 
 
 def test_the_environment_wins(tmp_path):
@@ -71,6 +86,12 @@ def test_a_wrong_variable_is_named(tmp_path, variable):
 def test_without_tls_only_on_this_machine_or_by_a_dangerous_name(tmp_path):
     assert load(tmp_path, GOOD.replace("https://portal.example.org", "http://localhost:8000"))
     assert load(tmp_path, "unsafe_plain_http = true\n" + GOOD.replace("https", "http"))
+
+
+def test_a_folder_with_a_space_is_named_as_it_must_be_typed(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        Config.load(tmp_path / "my silo", {})
+    assert f"silo init '{tmp_path.resolve()}/my silo' --name" in caught.value.sentence
 
 
 def test_a_folder_that_is_no_silo(tmp_path):

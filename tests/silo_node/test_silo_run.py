@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
 
 import numpy as np
 import psutil
@@ -191,6 +193,54 @@ def test_it_ends_cleanly_when_asked(ready, portal):
     assert process.wait(15) == 0
     assert psutil.wait_procs(children, timeout=5)[1] == []
     assert ready.status()["state"] == "stopped"
+
+
+def test_it_says_at_once_for_whom_it_works_where_its_page_is_and_how_it_ends(ready, portal):
+    ready.start()
+    ready.until(lambda: (ready.folder / "run.log").read_text())
+    line = (ready.folder / "run.log").read_text().splitlines()[0]
+    assert all(word in line for word in ("site-1", portal.address, "page is off", "Ctrl-C")), line
+
+
+STOPS = 5.0
+"""Seconds from SIGTERM to the end, as docs/running-for-months.md says."""
+
+
+def ends_in_time(silo, process):
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert process.wait(60) == 0
+    assert time.monotonic() - began < STOPS
+    assert silo.status()["state"] == "stopped"
+
+
+def test_it_ends_within_seconds_on_a_silent_network_that_takes_no_checkpoint(ready, portal):
+    process = ready.start()
+    ready.until(lambda: ready.status()["state"] == "idle", 40)
+    assert not portal.silo_notes, "there is a checkpoint to be sent"
+    portal.deaf()
+    ends_in_time(ready, process)
+    assert not portal.silo_notes
+
+
+def test_it_ends_within_seconds_while_the_portal_answers_nothing_in_a_round(ready, portal):
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(method, path):
+        if path.endswith(("/keys", "/silo-checkpoint")):
+            asked.set()
+            over.wait(60)
+        return None
+
+    portal.fault = silent
+    process = ready.start()
+    portal.begin()
+    portal.wait(lambda: portal.finished(0))
+    assert asked.wait(40)
+    try:
+        ends_in_time(ready, process)
+    finally:
+        over.set()
 
 
 def test_a_second_run_is_told_so(ready, portal):

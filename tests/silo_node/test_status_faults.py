@@ -1,12 +1,16 @@
-"""What goes wrong round a running silo is in `silo status` within five seconds, with what to do, and goes when it is over.
+"""What goes wrong round a running silo is in `silo status` and on the node's page within five seconds, with what to do, and
+goes when it is over.
 
 The faults are real ones, planted while `silo run` runs: servers are killed, quotas set, files broken.
 """
 
 from __future__ import annotations
 
+import contextlib
+import html
 import json
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -21,15 +25,21 @@ import pytest
 
 from protocol.approval import ApprovalLimits, sign_statement
 from silo_node.errors import PortalUnreachable
+from silo_node.health import status
 from silo_node.health.status import WAY, Live
 from silo_node.health.watching import BEHIND_PROXY, PORTAL_TIMEOUT
+from silo_node.page.app import make_app
 from silo_node.steward import approvals, documents
 from tests.silo_node import faults
 from tests.silo_node.conftest import PASSPHRASE
+from tests.silo_node.page.conftest import PageUnderTest
+from tests.silo_node.page.conftest import cheap_passwords as cheap_passwords  # a fixture
 
 SECONDS = 5.0
 IDLE_SECONDS, IDLE_REQUESTS = 30.0, 3
 """Two polls of 25 seconds and one look may begin in that time; every 2.5 seconds a look were 12."""
+
+_OPEN: list[contextlib.ExitStack] = []
 
 
 def problems(silo):
@@ -38,8 +48,9 @@ def problems(silo):
 
 
 def told(silo, code, planted):
-    """The problem, which status.json must have within five seconds of `planted`, and `silo status` too."""
+    """The problem, which status.json and the page must have within five seconds of `planted`, and `silo status` too."""
     found = silo.until(lambda: problems(silo).get(code), seconds=SECONDS - (time.monotonic() - planted))
+    silo.until(lambda: on_page(silo, code), seconds=SECONDS - (time.monotonic() - planted))
     shown = {each["code"]: each for each in silo.status()["problems"]}[code]
     assert shown["do"] == found["do"] and len(found["do"]) > 20
     # The running silo knows since when. (Two of its threads may have met the same fault.)
@@ -48,8 +59,47 @@ def told(silo, code, planted):
     return found
 
 
+def on_page(silo, code):
+    """Whether what the page serves for this moment names the problem, with its sentence and what to do."""
+    answer = silo.visitor.get("/now")
+    assert answer.status_code == 200
+    items = [plain(item) for item in re.findall(r"<li>(.*?)</li>", answer.text, re.DOTALL)]
+    # As `silo status` has it, or the running silo: some sentences name a time, and differ from one look to the next.
+    known = [*problems(silo).values(), *status.report(silo.config)["problems"]]
+    return any(
+        re.search(rf"\b{code}\b", item)
+        and each["sentence"].replace("`", "") in item
+        and each["do"].replace("`", "") in item
+        for item in items
+        for each in known
+        if each["code"] == code
+    )
+
+
+def plain(html_text):
+    """What a reader sees of it."""
+    return html.unescape(re.sub(r"<[^>]*>", "", html_text))
+
+
+def told_by_both(silo, code):
+    """What `silo status` says of it now; the page shows the same."""
+    assert on_page(silo, code)
+    return {each["code"]: each for each in silo.status()["problems"]}[code]
+
+
 def over(silo, code):
+    """Also on the page."""
     silo.until(lambda: code not in problems(silo))
+    assert not on_page(silo, code) and code not in silo.visitor.get("/now").text
+
+
+@pytest.fixture(autouse=True)
+def pages(cheap_passwords):
+    """Those that a test opens are closed at its end."""
+    with contextlib.ExitStack() as stack:
+        _OPEN.append(stack)
+        yield
+        _OPEN.remove(stack)
 
 
 @pytest.fixture
@@ -65,6 +115,10 @@ def started(silo, *command):
     silo.start(*command)
     path = silo.folder / "status.json"
     silo.until(lambda: path.exists() and json.loads(path.read_text())["state"] == "idle")
+    # The application of the page's process, in this one, as hospital IT sees it.
+    silo.page = PageUnderTest(silo)
+    _OPEN[-1].callback(silo.page.accounts.close)
+    silo.visitor = silo.page.visitor("it")
     assert problems(silo) == {}
     return silo
 
@@ -146,6 +200,7 @@ def test_status_says_that_the_network_beyond_the_proxy_is_silent_later_than_else
     silo, _ = proxied
     portal.deaf()
     silo.until(lambda: problems(silo).get("PORTAL_UNREACHABLE"), seconds=BEHIND_PROXY + PORTAL_TIMEOUT + 2)
+    told_by_both(silo, "PORTAL_UNREACHABLE")
     portal.hear()
     over(silo, "PORTAL_UNREACHABLE")
 
@@ -189,8 +244,10 @@ def test_status_itself_sees_a_full_disk_on_which_the_silo_can_write_no_status(ru
     """Also where status.json can't be written any more, so that the file still says that all is well."""
     text = (running.folder / "silo.toml").read_text()
     (running.folder / "silo.toml").write_text(text.replace("free_mb = 0", "free_mb = 1000000000"))
-    shown = {each["code"]: each for each in running.status()["problems"]}
-    assert "SILO_DISK_FULL" in shown and "SILO_DISK_FULL" not in problems(running)
+    running.page.app = make_app(running.config, running.page.accounts)
+    running.visitor = running.page.visitor("it")
+    told_by_both(running, "SILO_DISK_FULL")
+    assert "SILO_DISK_FULL" not in problems(running)
 
 
 def test_status_says_that_the_broker_is_dead(silo, portal, tmp_path):
@@ -305,8 +362,7 @@ def test_status_says_that_a_round_was_announced_with_the_proof_of_another_log(re
 
 def test_status_says_that_the_silo_was_killed(running):
     running.kill()
-    shown = {each["code"]: each for each in running.status()["problems"]}
-    assert "systemctl" in shown["NOT_RUNNING"]["do"]
+    assert "systemctl" in told_by_both(running, "NOT_RUNNING")["do"]
 
 
 def test_status_says_that_the_silo_hangs(running):
@@ -317,7 +373,7 @@ def test_status_says_that_the_silo_hangs(running):
         path = running.folder / "status.json"
         value = json.loads(path.read_text())
         path.write_text(json.dumps({**value, "looked": "2020-01-01T00:00:00.000Z"}))
-        assert "STATUS_STALE" in {each["code"] for each in running.status()["problems"]}
+        told_by_both(running, "STATUS_STALE")
     finally:
         process.resume()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -75,6 +78,63 @@ def test_every_exclusion_has_its_reason(tmp_path: Path, study: Study, dicom: Dic
     found = _build(folder, study())
     assert found.patients == ("P1",)
     assert found.excluded == {"INSTANCE_DIFFERS": 1, "MODALITY": 1, "NO_LABEL": 1, "NO_PATIENT": 1}
+
+
+def test_a_listed_file_that_cannot_be_read_stays_out_and_the_other_lines_count(
+    tmp_path: Path, study: Study, dicom: Dicom, table: Table
+) -> None:
+    folder = tmp_path / "h"
+    for number in (1, 2):
+        dicom(folder / f"{number}.dcm", patient=f"P{number}")
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "loop.dcm").symlink_to("loop.dcm")
+    (folder / "nowhere.dcm").symlink_to("gone.dcm")
+    (folder / "outside.dcm").symlink_to("/etc/hostname")
+    (folder / "folder.dcm").mkdir()
+    names = ["1", "2", "pipe", "loop", "nowhere", "outside", "folder"]
+    table(
+        folder / "labels.csv",
+        [(f"P{number}", number % 2, f"{name}.dcm") for number, name in enumerate(names, 1)],
+        "PatientID,label,file",
+    )
+    found = _build(folder, study())
+    assert found.patients == ("P1", "P2")
+    assert found.excluded == {"LINK_OUTSIDE": 1, "NOT_A_FILE": 1, "NOT_IN_INDEX": 1, "UNREADABLE": 2}
+
+
+def test_a_folder_that_cannot_be_searched_costs_only_the_lines_that_lead_there(
+    hospital: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = hospital / "labels.csv"
+    listed.write_text(listed.read_text() + "P99,1,train,closed/1.dcm\n")
+    real = os.lstat
+
+    def lstat(path: Path, **more: Any) -> os.stat_result:
+        if "closed" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **more)
+
+    # Whoever runs the tests as root may search everything.
+    monkeypatch.setattr(os, "lstat", lstat)
+    found = _build(hospital, study())
+    assert len(found.patients) == 10 and found.excluded == {"NOT_IN_INDEX": 1}
+
+
+def test_who_opted_out_stays_closed_by_a_list_that_names_what_cannot_be_read(
+    tmp_path: Path, study: Study, dicom: Dicom, table: Table
+) -> None:
+    """Also when the file can be read again: the line went on saying whose it is."""
+    folder = tmp_path / "h"
+    dicom(folder / "1.dcm", patient="P1")
+    os.mkfifo(folder / "2.dcm")
+    table(folder / "labels.csv", [("P1", 1, "1.dcm"), ("P2", 0, "2.dcm")], "PatientID,label,file")
+    assert _build(folder, study(), _opt_out("P2")).patients == ("P1",)
+    (folder / "2.dcm").unlink()
+    dicom(folder / "2.dcm", patient="somebody else, by the header")
+    found = _build(folder, study(), _opt_out("P2"))
+    assert found.patients == ("P1",) and found.excluded == {"OPTED_OUT": 1}
+    [row] = [file for file in index.files(tmp_path / "index.db") if file.path.name == "2.dcm"]
+    assert row.problem == "OPTED_OUT" and row.sop is None, "not opened"
 
 
 def test_a_label_by_patient_counts_for_all_pictures_and_the_split_is_by_patient(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -144,6 +145,35 @@ def test_a_damaged_or_missing_index_says_what_to_do(tmp_path: Path, dicom: Dicom
     with pytest.raises(ScanError) as caught:
         index.scan(tmp_path / "data", tmp_path / "index.db")
     assert caught.value.code == "INDEX_DAMAGED"
+
+
+def _sqlite(name: str) -> sqlite3.Error:
+    error = sqlite3.OperationalError(name)
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (_sqlite("SQLITE_CORRUPT_INDEX"), "INDEX_DAMAGED"),
+        (_sqlite("SQLITE_FULL"), "DISK_FULL"),
+        (_sqlite("SQLITE_IOERR_READ"), "INDEX_IO"),
+        (_sqlite("SQLITE_IOERR_FSYNC"), "INDEX_IO"),
+        (_sqlite("SQLITE_NOMEM"), "INDEX_IO"),
+        (_sqlite("SQLITE_BUSY_SNAPSHOT"), "INDEX_BUSY"),
+        (_sqlite("SQLITE_LOCKED_SHAREDCACHE"), "INDEX_BUSY"),
+        (_sqlite("SQLITE_READONLY_DBMOVED"), "INDEX_READ_ONLY"),
+        (_sqlite("SQLITE_CANTOPEN_ISDIR"), "INDEX_READ_ONLY"),
+        (OSError(errno.EIO, "x"), "INDEX_IO"),
+        (OSError(errno.ENOSPC, "x"), "DISK_FULL"),
+        (PermissionError(errno.EACCES, "x"), "INDEX_READ_ONLY"),
+    ],
+)
+def test_deleting_the_index_is_advised_for_damage_only(error: Exception, code: str) -> None:
+    found, sentence = index.why(error)
+    assert found == code
+    assert ("delete index.db" in sentence) == (code == "INDEX_DAMAGED")
 
 
 def test_a_scan_that_another_holds_up_is_told(tmp_path: Path, dicom: Dicom, monkeypatch: pytest.MonkeyPatch) -> None:

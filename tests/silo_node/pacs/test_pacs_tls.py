@@ -329,6 +329,41 @@ def test_half_a_message_and_then_silence_does_not_keep_an_association_for_ever(
     again.release()
 
 
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_message_that_drips_does_not_keep_an_association_longer_than_a_message_may_take(
+    hospital: Hospital, mine: Pair, listen: Listen, encrypted: bool
+) -> None:
+    """A byte comes before every silence is too long, for as long as the peer likes."""
+    more = "max_associations = 1\ninstance_seconds = 2"
+    server = listen(receives(hospital, mine, more) if encrypted else hospital.receives(more))
+    context = trusting(mine) if encrypted else None
+    association = call(server, context)
+    assert association.is_established
+    transport = association.dul.socket
+    assert transport is not None and transport.socket is not None
+    peer, began = transport.socket, time.monotonic()
+    peer.sendall(b"\x04\x00\x00\x00\x40\x00")
+    with pytest.raises(OSError):
+        while time.monotonic() < began + 20:
+            peer.sendall(b"a")
+            time.sleep(0.1)
+    assert 1.9 < time.monotonic() - began < 10 and counted(hospital, PACS_SLOW=1)
+    until(lambda: (again := call(server, context)).is_established and again.release() is None)
+
+
+def test_messages_that_are_whole_may_follow_each_other_longer_than_one_may_take(
+    hospital: Hospital, listen: Listen, tmp_path: Path
+) -> None:
+    association = call(listen(hospital.receives("instance_seconds = 1")), None)
+    film = dcmread(write_dicom(tmp_path / "1.dcm"))
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        assert association.send_c_store(film).Status == 0x0000
+        time.sleep(0.2)
+    association.release()
+    assert "PACS_SLOW" not in json.loads((hospital.folder / "receiver.json").read_text())["counts"]
+
+
 def test_the_end_does_not_wait_for_a_handshake(hospital: Hospital, mine: Pair) -> None:
     server = Server(receives(hospital, mine))
     with socket.create_connection(("127.0.0.1", server.port), 10):
