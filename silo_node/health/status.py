@@ -88,9 +88,10 @@ class Live:
         with self._lock:
             self._contact = time.monotonic()
             self._value["last_contact"] = now_text()
-            if self._value["state"] == "connecting":
+            first = self._value["state"] == "connecting"
+            if first:
                 self._value["state"] = "idle"
-            if time.monotonic() - self._written > EVERY:
+            if first or time.monotonic() - self._written > EVERY:
                 self._write()
 
     def studies(self, items: Iterable[Mapping[str, Any]]) -> None:

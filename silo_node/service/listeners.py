@@ -62,7 +62,8 @@ class Poller:
         version: str | int | None = None
         pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while not self._node.stop.is_set():
-            wait = self._node.config.settings.limits.poll
+            # The first question is answered at once: that the silo is in contact need not wait for news.
+            wait = self._node.config.settings.limits.poll if version is not None else 0
             query: dict[str, str | int] = {"wait": wait} if version is None else {"wait": wait, "after": version}
             try:
                 body = self._egress.get(ASSIGNMENTS, kind="poll", query=query, wait=wait, patience=0).json()

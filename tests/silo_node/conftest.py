@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,6 +45,7 @@ class SiloUnderTest:
     def __init__(self, folder: Path, portal: PortalDouble) -> None:
         self.folder, self.portal = folder, portal
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.closing = contextlib.ExitStack()
         data = folder.parent / "data"
         data.mkdir(exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -168,6 +170,7 @@ class SiloUnderTest:
         return found
 
     def close(self) -> None:
+        self.closing.close()
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

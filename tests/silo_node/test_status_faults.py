@@ -6,7 +6,6 @@ The faults are real ones, planted while `silo run` runs: servers are killed, quo
 
 from __future__ import annotations
 
-import contextlib
 import html
 import json
 import os
@@ -33,13 +32,10 @@ from silo_node.steward import approvals, documents
 from tests.silo_node import faults
 from tests.silo_node.conftest import PASSPHRASE
 from tests.silo_node.page.conftest import PageUnderTest
-from tests.silo_node.page.conftest import cheap_passwords as cheap_passwords  # a fixture
 
 SECONDS = 5.0
 IDLE_SECONDS, IDLE_REQUESTS = 30.0, 3
 """Two polls of 25 seconds and one look may begin in that time; every 2.5 seconds a look were 12."""
-
-_OPEN: list[contextlib.ExitStack] = []
 
 
 def problems(silo):
@@ -61,7 +57,7 @@ def told(silo, code, planted):
 
 def on_page(silo, code):
     """Whether what the page serves for this moment names the problem, with its sentence and what to do."""
-    answer = silo.visitor.get("/now")
+    answer = visitor(silo).get("/now")
     assert answer.status_code == 200
     items = [plain(item) for item in re.findall(r"<li>(.*?)</li>", answer.text, re.DOTALL)]
     # As `silo status` has it, or the running silo: some sentences name a time, and differ from one look to the next.
@@ -74,6 +70,15 @@ def on_page(silo, code):
         for each in known
         if each["code"] == code
     )
+
+
+def visitor(silo):
+    """Hospital IT at the application of the page's process, which is in this one."""
+    if not hasattr(silo, "visitor"):
+        page = PageUnderTest(silo)
+        silo.closing.callback(page.accounts.close)
+        silo.visitor = page.visitor("it")
+    return silo.visitor
 
 
 def plain(html_text):
@@ -90,16 +95,7 @@ def told_by_both(silo, code):
 def over(silo, code):
     """Also on the page."""
     silo.until(lambda: code not in problems(silo))
-    assert not on_page(silo, code) and code not in silo.visitor.get("/now").text
-
-
-@pytest.fixture(autouse=True)
-def pages(cheap_passwords):
-    """Those that a test opens are closed at its end."""
-    with contextlib.ExitStack() as stack:
-        _OPEN.append(stack)
-        yield
-        _OPEN.remove(stack)
+    assert not on_page(silo, code) and code not in visitor(silo).get("/now").text
 
 
 @pytest.fixture
@@ -115,10 +111,6 @@ def started(silo, *command):
     silo.start(*command)
     path = silo.folder / "status.json"
     silo.until(lambda: path.exists() and json.loads(path.read_text())["state"] == "idle")
-    # The application of the page's process, in this one, as hospital IT sees it.
-    silo.page = PageUnderTest(silo)
-    _OPEN[-1].callback(silo.page.accounts.close)
-    silo.visitor = silo.page.visitor("it")
     assert problems(silo) == {}
     return silo
 
