@@ -323,6 +323,7 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes
         )
     facts: dict[str, Any] = {
         "files": found.files,
+        "passed_over": found.passed_over,
         "consents": len(found.distinct()),
         "patients": len(by_patient),
         "unassigned": unassigned,
@@ -346,6 +347,8 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes
 
 def _show(found: Found, facts: dict[str, Any], dry_run: bool) -> None:
     out.print(f"{facts['files']} files, {facts['consents']} consents of {facts['patients']} patients.", markup=False)
+    if facts["passed_over"]:
+        out.print(f"{facts['passed_over']} files passed over: only .json and .ndjson are read.")
     if facts["unassigned"]:
         out.print(
             f"{facts['unassigned']} of them can't be assigned: set identifier_system or map in [consent].", markup=False

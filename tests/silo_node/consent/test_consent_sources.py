@@ -45,7 +45,15 @@ def test_a_folder_of_everything_is_read(tmp_path):
     write(tmp_path / "readme.txt", "not read")
     found = sources.whole(sources.read(tmp_path))
     assert whose(found) == ["1", "2", "3", "4", "5"]
-    assert (found.files, found.others) == (3, 1)
+    assert (found.files, found.others, found.passed_over) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["b.xml", "B.XML", "inner/b.json.gz", "b.zip", "b.jsonl"])
+def test_a_file_in_another_form_may_be_somebodys_no_and_refuses_the_whole_folder(tmp_path, name):
+    write(tmp_path / "a.json", consent(gics()))
+    write(tmp_path / name, "<Consent/>")
+    [problem] = sources.read(tmp_path).problems
+    assert "export it as JSON" in str(problem) and problem.path == tmp_path / name
 
 
 def test_the_same_resource_in_two_files_counts_once(tmp_path):
