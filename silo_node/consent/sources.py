@@ -179,7 +179,9 @@ def _files(folder: Path, found: Found) -> Iterator[Path]:
                 names.append(str(full))
             elif full.suffix.lower() in _OTHER_FORMS:
                 found.problem(
-                    "the folder", "has a file that is not read, and may hold consents: export it as JSON, not packed", full
+                    "the folder",
+                    "has a file that is not read, and may hold consents: export it as JSON, not packed",
+                    full,
                 )
             else:
                 found.passed_over += 1
