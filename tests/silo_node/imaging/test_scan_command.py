@@ -216,3 +216,27 @@ def test_help_shows_examples() -> None:
     text = scan("--help").stdout
     assert "Examples:" in text and "silo scan --data" in text
     assert commands_scan._HELP.count("silo scan") >= 4
+
+
+def test_an_image_of_another_modality_than_the_silo_keeps_is_a_row_with_its_reason(
+    silo: Path, hospital: Path, dicom: Dicom
+) -> None:
+    dicom(hospital / "a.dcm", modality="MR", sop="1.2.3")
+    dicom(hospital / "b.dcm", modality="CR", sop="1.2.3")
+    dicom(hospital / "c.dcm", modality=None)
+
+    def odd() -> dict[str, str | None]:
+        found = {each["path"]: each["reason"] for each in lines(scan(silo, "--json"))}
+        return {name: found[name] for name in ("a.dcm", "b.dcm", "c.dcm")}
+
+    assert odd() == {"a.dcm": None, "b.dcm": "DUPLICATE", "c.dcm": None}
+    settings = silo / "silo.toml"
+    before = settings.read_text()
+    settings.write_text(before + 'modalities = ["CR", "DX"]\n')
+    assert odd() == {"a.dcm": "WRONG_MODALITY", "b.dcm": None, "c.dcm": "WRONG_MODALITY"}
+    assert "WRONG_MODALITY: 2" in scan("--data", hospital, silo).stdout
+    settings.write_text(before)
+    assert odd() == {"a.dcm": None, "b.dcm": "DUPLICATE", "c.dcm": None}
+    settings.write_text(before + 'modalities = ["X-ray"]\n')
+    refused = scan(silo)
+    assert (refused.exit_code, "no modality of DICOM" in refused.output) == (2, True), refused.output
