@@ -106,7 +106,7 @@ def test_a_silos_opt_out_list_holds_for_another_folder_too(
 
 def test_pixels_are_decoded_where_asked_for_and_the_index_remembers(silo: Path, hospital: Path, dicom: Dicom) -> None:
     damaged = dicom(hospital / "images/3.dcm", patient="P3", syntax=uid.RLELossless)
-    awkward._edit(damaged, PixelData=encapsulate([bytes(range(256))]))
+    awkward._edit(damaged, PixelData=encapsulate([awkward.NO_RLE]))
     assert scan(silo, "--summary", "--json").stdout.count('"PIXELS_CORRUPT"') == 0
     result = scan(silo, "--pixels", "--summary", "--json", "--files")
     (facts,) = lines(result)
