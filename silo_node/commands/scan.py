@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,11 @@ def scan(
 def _place(folder: Path | None, data: Path | None) -> Iterator[tuple[Path, Path, Config | None]]:
     """The folder to scan, its index, and the silo, where there is one."""
     if data is None:
+        if folder is not None and folder.is_dir() and not (folder / "silo.toml").exists():
+            raise UsageError(
+                f"{folder} is no silo, it has no silo.toml: to try it as a folder of images, `silo scan --data "
+                f"{shlex.quote(str(folder))}`; to make a silo, `silo init`"
+            )
         config = config_of(folder)
         yield config.data.resolve(), config.index_db, config
         return

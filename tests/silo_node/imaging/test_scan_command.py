@@ -76,6 +76,13 @@ def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_pat
     assert missing.exit_code == 2 and "there is no such folder" in missing.output
 
 
+def test_a_folder_of_images_in_place_of_a_silo_is_told_how_to_be_scanned(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "im ages" / "1.dcm")
+    result = scan(tmp_path / "im ages", "--json")
+    assert result.exit_code == 2
+    assert f"`silo scan --data '{tmp_path}/im ages'`" in json.loads(result.stdout)["error"]["sentence"]
+
+
 def test_a_list_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path, dicom: Dicom) -> None:
     dicom(tmp_path / "data" / "a.dcm", np.zeros((4, 4), np.uint8))
     os.mkfifo(tmp_path / "data" / "labels.csv")
