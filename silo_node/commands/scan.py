@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -104,10 +105,26 @@ def _place(folder: Path | None, data: Path | None) -> Iterator[tuple[Path, Path,
             else "there is no such folder: correct the path"
         )
         raise UsageError(f"{data}: {wrong}")
-    with tempfile.TemporaryDirectory(prefix="silo-scan-") as kept:
+    with _ended_in_order(), tempfile.TemporaryDirectory(prefix="silo-scan-") as kept:
         # Where a silo is named too, its opt-out list holds for this folder as well. SILO_HOME may name one yet to be made.
         named = folder is not None and (folder.exists() or str(folder) != os.environ.get("SILO_HOME"))
         yield data.resolve(), Path(kept) / "index.db", config_of(folder) if named else None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """The index that is kept for a while holds patient ids: it goes also where the terminal is closed or the machine shuts
+    down."""
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager

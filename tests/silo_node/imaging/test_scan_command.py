@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,25 @@ def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
     missing = scan("--data", tmp_path / "nowhere")
     assert missing.exit_code == 2 and "there is no such folder" in missing.output
+
+
+@pytest.mark.parametrize("ended", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_tried_folder_leaves_no_index_behind_when_it_is_ended(tmp_path: Path, dicom: Dicom, ended: int) -> None:
+    body = dicom(tmp_path / "data" / "0.dcm").read_bytes()
+    for number in range(1, 3000):
+        (tmp_path / "data" / f"{number}.dcm").write_bytes(body)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    command = [sys.executable, "-m", "silo_node.cli", "scan", "--data", str(tmp_path / "data"), "--json"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(kept)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not list(kept.glob("silo-scan-*/index.db")):
+        assert process.poll() is None
+    process.send_signal(ended)
+    printed, said = process.communicate(timeout=30)
+    assert (process.returncode, printed, said) == (128 + ended, b"", b"")
+    assert list(kept.iterdir()) == []
 
 
 def test_a_folder_of_images_in_place_of_a_silo_is_told_how_to_be_scanned(tmp_path: Path, dicom: Dicom) -> None:
