@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -35,6 +35,10 @@ Examples:
 
     silo scan /srv/silo --json  # one JSON object a file, for a script; "ok" means by its header, with --pixels decoded too
 """
+
+
+_AS_WISHED: Final = {"OPTED_OUT", "WRONG_MODALITY"}
+"""Nothing is to be put right in such files."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -80,10 +84,14 @@ def scan(
         else:
             _show(report, index_db, root, files)
         if wrong is not None:
+            yet = config is not None and wrong.code == "LABELS_MISSING" and not os.path.lexists(config.labels)
             if as_json:
                 _tell_apart(wrong, summary)
-                raise typer.Exit(wrong.exit_code)
-            raise wrong
+            elif yet:
+                err.print(f"to look at: {wrong.sentence}", markup=False, style="yellow")
+            else:
+                raise wrong
+            raise typer.Exit(0 if yet else wrong.exit_code)
 
 
 @contextmanager
@@ -209,7 +217,8 @@ def _show(report: ScanReport, index_db: Path, root: Path, files: bool) -> None:
                 out.print(f"    {file}", markup=False)
     if report.problems:
         where = "" if named else "; `silo scan --files` names them"
-        out.print(f"These stay out of every round, the others are used{where}. Put them right in {root}, scan again.")
+        then = f" Put them right in {root}, scan again." if set(report.problems) - _AS_WISHED else ""
+        out.print(f"These stay out of every round, the others are used{where}.{then}", markup=False)
 
 
 def _with_problems(index_db: Path, root: Path) -> list[tuple[str, str]]:

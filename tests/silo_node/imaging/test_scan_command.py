@@ -67,6 +67,26 @@ def test_broken_labels_end_with_their_exit_code_and_each_line_is_still_a_file(si
     assert [each["status"] for each in lines(result)] == ["ok"] * 10
 
 
+def test_labels_that_are_not_there_yet_are_said_and_the_scan_has_done_its_work(silo: Path, hospital: Path) -> None:
+    (hospital / "labels.csv").unlink()
+    result = scan(silo, "--json")
+    assert result.exit_code == 0 and result.stderr.startswith("LABELS_MISSING")
+    assert [each["status"] for each in lines(result)] == ["ok"] * 10
+    result = scan(silo)
+    assert (result.exit_code, "put it in place" in result.stderr) == (0, True), result.output
+    (hospital / "labels.csv").symlink_to(hospital / "nowhere")
+    assert scan(silo).exit_code == 2, "a link that leads nowhere is a fault"
+
+
+def test_nobody_is_asked_to_put_right_who_opted_out(silo: Path, hospital: Path) -> None:
+    (hospital / "opt_out.csv").write_text("PatientID,date\nP1,2024-01-01\n")
+    shown = scan(silo).stdout
+    assert "OPTED_OUT: 1" in shown and "Put them right" not in shown
+    (hospital / "note").touch()
+    (hospital / "opt_out.csv").unlink()
+    assert "Put them right" in scan(silo).stdout
+
+
 def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_path: Path, dicom: Dicom) -> None:
     dicom(tmp_path / "data/1.dcm")
     before = sorted(tmp_path.rglob("*"))
