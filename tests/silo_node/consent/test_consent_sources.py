@@ -176,6 +176,20 @@ def test_a_consent_belongs_to_exactly_one_patient_or_to_none(patient, how, expec
     assert Patients(known, **how).of(record) == expected
 
 
+def test_a_whole_address_is_the_patient_who_stands_under_it_in_the_same_bundle(tmp_path):
+    """As servers write references in a Bundle; the same address elsewhere may be anybody."""
+    address = "https://fhir.hospital.example/fhir/Patient/17"
+    entries = [
+        {"fullUrl": address, "resource": {"resourceType": "Patient", "id": "17"}},
+        {"resource": consent(gics(), patient={"reference": address})},
+        {"resource": consent(gics("deny"), patient={"reference": f"{address}/_history/2"})},
+        {"resource": consent(gics(), patient={"reference": "https://other.example/fhir/Patient/17"})},
+    ]
+    found = sources.read(write(tmp_path / "a.json", {"resourceType": "Bundle", "type": "searchset", "entry": entries}))
+    assert whose(found) == ["17", "17", None]
+    assert whose(sources.read(write(tmp_path / "b.json", entries[1]["resource"]))) == [None]
+
+
 def test_two_identifiers_of_one_system_are_nobody(tmp_path):
     patient = {"resourceType": "Patient", "id": "1", "identifier": [{"system": SYSTEM, "value": v} for v in "AB"]}
     found = sources.read(write(tmp_path / "a.json", bundle(consent(gics()), patient)))
