@@ -416,14 +416,6 @@ class Settings(_Strict):
             raise ValueError("must be 1 to 63 of a-z, 0-9, - and _, starting and ending with a letter or digit")
         return name
 
-    @field_validator("modalities")
-    @classmethod
-    def _known_modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in MODALITIES:
-                raise ValueError(f"{_shown(name)} is no modality of DICOM: write them as the headers do, such as CR")
-        return names
-
     @field_validator("portal")
     @classmethod
     def _origin_only(cls, url: str) -> str:
@@ -434,6 +426,14 @@ class Settings(_Strict):
             # The path is part of what is signed: a proxy that shortens it would break every request.
             raise ValueError("must be scheme, host and port only, without path or user")
         return f"{parts.scheme}://{parts.netloc}"
+
+    @field_validator("modalities")
+    @classmethod
+    def _known_modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in MODALITIES:
+                raise ValueError(f"{_shown(name)} is no modality of DICOM: write them as the headers do, such as CR")
+        return names
 
     @model_validator(mode="after")
     def _encrypted(self) -> Settings:
