@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from silo_node import __version__
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
-from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.folder import Commands, Folder, examples
 from silo_node.commands.program import Program
 from silo_node.commands.terminal import (
     AsJson,
@@ -40,6 +40,13 @@ app = Commands(
     name="silo",
     cls=Program,
     help="A hospital's node in the network: the images stay here, and nothing runs without the steward's signature.",
+    epilog=examples(
+        "silo init /srv/silo  # then: export SILO_HOME=/srv/silo",
+        "silo scan --data /mnt/export --json  # try a folder of images before anything is set up",
+        "silo doctor",
+    )
+    + "\n\nExit codes: 0 done; 1 failed, or not known here; 2 wrong usage or setting; 3 refused by a rule; 4 portal or PACS "
+    "unreachable; 5 already running.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -4,6 +4,7 @@
 |-------------------------------|--------------------------------|----------------------------------------------------------|
 | name, portal                  | SILO_PORTAL                    | this silo's name in the network; the portal's address    |
 | data, labels, opt_out         | SILO_DATA, SILO_LABELS, SILO_OPT_OUT | DICOM folder, labels.csv, opt-out list             |
+| modalities                    |                                | of the images that may be used                           |
 | ca_bundle                     | SILO_CA_BUNDLE                 | PEM file of the hospital's own authorities               |
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
@@ -36,6 +37,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from silo_node.errors import UsageError
+from silo_node.imaging.terms import MODALITIES
 from silo_node.service.hours import Window
 from silo_node.service.log_files import MOST_MB
 
@@ -389,6 +391,8 @@ class Settings(_Strict):
     portal: str
     data: str
     labels: str = ""
+    modalities: tuple[str, ...] = ()
+    """Of the images that may be used, such as CR and DX; empty for all. Any other image is a row with its reason."""
     opt_out: str = ""
     ca_bundle: str = ""
     unsafe_plain_http: bool = False
@@ -422,6 +426,14 @@ class Settings(_Strict):
             # The path is part of what is signed: a proxy that shortens it would break every request.
             raise ValueError("must be scheme, host and port only, without path or user")
         return f"{parts.scheme}://{parts.netloc}"
+
+    @field_validator("modalities")
+    @classmethod
+    def _known_modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in MODALITIES:
+                raise ValueError(f"{_shown(name)} is no modality of DICOM: write them as the headers do, such as CR")
+        return names
 
     @model_validator(mode="after")
     def _encrypted(self) -> Settings:

@@ -48,7 +48,15 @@ def scan(config: Config, progress: Progress | None = None) -> ScanReport:
         known = None
     seen = watch.look(config)
     inbox = Patients(config.inbox, config.pacs_db)
-    report = index.scan(config.data, config.index_db, labels=known, opt_out=registry, inbox=inbox, progress=progress)
+    report = index.scan(
+        config.data,
+        config.index_db,
+        labels=known,
+        opt_out=registry,
+        inbox=inbox,
+        modalities=config.settings.modalities,
+        progress=progress,
+    )
     watch.scanned(config, seen)
     return report
 
@@ -57,7 +65,7 @@ def try_folder(
     data: Path, index_db: Path, config: Config | None, progress: Progress | None = None
 ) -> tuple[ScanReport, SiloError | None]:
     """The same for any folder, before anything is set up; and what is wrong with its labels.csv, None where nothing is or
-    there is none. With `config` that silo's opt-out list holds here too.
+    there is none. With `config` that silo's opt-out list and its modalities hold here too.
 
     Raises: DataError (folder, disk), Refused (the opt-out list can't be read).
     """
@@ -70,7 +78,8 @@ def try_folder(
         known = labels.load(table) if os.path.lexists(table) else None
     except TableError as error:
         wrong = error  # whose the files are is not known then: while anybody has opted out, they stay closed
-    return index.scan(data, index_db, labels=known, opt_out=registry, progress=progress), wrong
+    kept = config.settings.modalities if config else ()
+    return index.scan(data, index_db, labels=known, opt_out=registry, modalities=kept, progress=progress), wrong
 
 
 def check_pixels(index_db: Path, config: Config | None, progress: Progress | None = None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_node.commands.folder import Commands, FolderOption
+from silo_node.commands.folder import Commands, FolderOption, examples
 from silo_node.commands.terminal import AsJson, config_of, err, errors_shown, node_of, out, print_json
 from silo_node.config import Config
 from silo_node.errors import Refused, SiloError, UsageError
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from silo_node.consent.sources import Found
 
 
-app = Commands(name="consent", help="Who has consented, and who has opted out.", no_args_is_help=True)
+app = Commands(
+    name="consent",
+    help="Who has consented, and who has opted out.",
+    no_args_is_help=True,
+    epilog=examples(
+        "silo consent import /srv/export/consents --dry-run",
+        "silo consent status",
+        "silo consent check 4711  # may this patient's images be used, and why",
+        "silo consent prove 4711 st-abc.3.1 --out proof.json",
+    ),
+)
 
 
 def add_to(parent: typer.Typer) -> None:
@@ -323,6 +333,7 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes
         )
     facts: dict[str, Any] = {
         "files": found.files,
+        "passed_over": found.passed_over,
         "consents": len(found.distinct()),
         "patients": len(by_patient),
         "unassigned": unassigned,
@@ -346,6 +357,8 @@ def _import_consents(config: Config, path: Path, files: bool, dry_run: bool, yes
 
 def _show(found: Found, facts: dict[str, Any], dry_run: bool) -> None:
     out.print(f"{facts['files']} files, {facts['consents']} consents of {facts['patients']} patients.", markup=False)
+    if facts["passed_over"]:
+        out.print(f"{facts['passed_over']} files passed over: only .json and .ndjson are read.")
     if facts["unassigned"]:
         out.print(
             f"{facts['unassigned']} of them can't be assigned: set identifier_system or map in [consent].", markup=False

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.folder import Commands, Folder, examples
 from silo_node.commands.terminal import AsJson, errors_shown, node_of, out, print_json
 from silo_node.errors import UsageError
 
@@ -18,6 +18,11 @@ evidence = Commands(
     name="evidence",
     no_args_is_help=True,
     help="This hospital's own audit log: read it, prove an entry, check it whole.",
+    epilog=examples(
+        "silo evidence list --type update.exported",
+        "silo evidence proof 17 --out entry.proof",
+        "silo evidence verify",
+    ),
 )
 
 Number = Annotated[

@@ -43,6 +43,12 @@ _Named = Annotated[
 ]
 
 
+def examples(*lines: str) -> str:
+    """What stands below a group's commands in its help."""
+    each = "Each command takes --json and --folder, and its own --help has more examples."
+    return "\n\n".join(["Examples:", *(f"    {line}" for line in lines), each])
+
+
 class Commands(typer.Typer):
     """A program or a group of commands, each of which takes `--folder`."""
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.folder import Commands, Folder, examples
 from silo_node.commands.terminal import AsJson, err, errors_shown, node_of, out, print_json
 from silo_node.errors import UsageError
 
-key = Commands(help="This silo's own key.", no_args_is_help=True)
+key = Commands(help="This silo's own key.", no_args_is_help=True, epilog=examples("silo key rotate --yes"))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,15 +8,25 @@ from typing import Annotated
 
 import typer
 
-from silo_node.commands.folder import HOME, Commands, FolderOption
+from silo_node.commands.folder import HOME, Commands, FolderOption, examples
 from silo_node.commands.terminal import AsJson, config_of, errors_shown, first_line, out, print_json
 from silo_node.errors import UsageError
 
 PasswordFile = Annotated[Path | None, typer.Option("--password-file", help="File whose first line is the password.")]
 Name = Annotated[str, typer.Argument(help="The user's name at sign-in, such as it-nord.")]
 
-_page = Commands(name="page", invoke_without_command=True, help="The node's own page in the browser.")
-_user = Commands(name="user", no_args_is_help=True, help="Who may sign in at the page.")
+_page = Commands(
+    name="page",
+    invoke_without_command=True,
+    help="The node's own page in the browser. Without a command it is served until Ctrl-C, as `silo run` does too.",
+    epilog=examples("silo page --folder /srv/silo", "silo page user add it-nord --role it"),
+)
+_user = Commands(
+    name="user",
+    no_args_is_help=True,
+    help="Who may sign in at the page.",
+    epilog=examples("silo page user add it-nord --role it", "silo page user list", "silo page user remove it-nord"),
+)
 _page.add_typer(_user)
 
 

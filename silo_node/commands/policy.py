@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.folder import Commands, Folder, examples
 from silo_node.commands.terminal import AsJson, PassphraseFile, errors_shown, node_of, out, passphrase, print_json
 from silo_node.errors import UsageError
 
@@ -37,8 +37,12 @@ policy = Commands(
     cls=_WithDefault,
     no_args_is_help=True,
     help="The hospital's data-use policy: what its images may be used for, and within which limits.",
-    epilog="Examples: `silo policy preview`; `silo policy edit --set permission=DUO:0000006 --set limits.min_cohort=50`; "
-    "`silo policy --file policy.json --send`; a second steward: `silo policy sign`.",
+    epilog=examples(
+        "silo policy preview",
+        "silo policy edit --set permission=DUO:0000006 --set limits.min_cohort=50",
+        "silo policy --file policy.json --send",
+        "silo policy sign  # a second steward",
+    ),
 )
 Person = Annotated[
     str | None, typer.Option("--person", help="Whose key signs, as in trust.json; else the one the passphrase opens.")

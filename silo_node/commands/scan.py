@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -33,6 +35,10 @@ Examples:
 
     silo scan /srv/silo --json  # one JSON object a file, for a script; "ok" means by its header, with --pixels decoded too
 """
+
+
+_AS_WISHED: Final = {"OPTED_OUT", "WRONG_MODALITY"}
+"""Nothing is to be put right in such files."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,16 +84,25 @@ def scan(
         else:
             _show(report, index_db, root, files)
         if wrong is not None:
+            yet = config is not None and wrong.code == "LABELS_MISSING" and not os.path.lexists(config.labels)
             if as_json:
                 _tell_apart(wrong, summary)
-                raise typer.Exit(wrong.exit_code)
-            raise wrong
+            elif yet:
+                err.print(f"to look at: {wrong.sentence}", markup=False, style="yellow")
+            else:
+                raise wrong
+            raise typer.Exit(0 if yet else wrong.exit_code)
 
 
 @contextmanager
 def _place(folder: Path | None, data: Path | None) -> Iterator[tuple[Path, Path, Config | None]]:
     """The folder to scan, its index, and the silo, where there is one."""
     if data is None:
+        if folder is not None and folder.is_dir() and not (folder / "silo.toml").exists():
+            raise UsageError(
+                f"{folder} is no silo, it has no silo.toml: to try it as a folder of images, `silo scan --data "
+                f"{shlex.quote(str(folder))}`; to make a silo, `silo init`"
+            )
         config = config_of(folder)
         yield config.data.resolve(), config.index_db, config
         return
@@ -98,10 +113,26 @@ def _place(folder: Path | None, data: Path | None) -> Iterator[tuple[Path, Path,
             else "there is no such folder: correct the path"
         )
         raise UsageError(f"{data}: {wrong}")
-    with tempfile.TemporaryDirectory(prefix="silo-scan-") as kept:
+    with _ended_in_order(), tempfile.TemporaryDirectory(prefix="silo-scan-") as kept:
         # Where a silo is named too, its opt-out list holds for this folder as well. SILO_HOME may name one yet to be made.
         named = folder is not None and (folder.exists() or str(folder) != os.environ.get("SILO_HOME"))
         yield data.resolve(), Path(kept) / "index.db", config_of(folder) if named else None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """The index that is kept for a while holds patient ids: it goes also where the terminal is closed or the machine shuts
+    down."""
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager
@@ -186,7 +217,8 @@ def _show(report: ScanReport, index_db: Path, root: Path, files: bool) -> None:
                 out.print(f"    {file}", markup=False)
     if report.problems:
         where = "" if named else "; `silo scan --files` names them"
-        out.print(f"These stay out of every round, the others are used{where}. Put them right in {root}, scan again.")
+        then = f" Put them right in {root}, scan again." if set(report.problems) - _AS_WISHED else ""
+        out.print(f"These stay out of every round, the others are used{where}.{then}", markup=False)
 
 
 def _with_problems(index_db: Path, root: Path) -> list[tuple[str, str]]:

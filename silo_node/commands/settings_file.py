@@ -18,6 +18,8 @@ portal = {portal}
 data = {data}
 # Who has which finding: by default labels.csv beside the images.
 # labels = "labels.csv"
+# Modalities of the images that may be used, such as ["CR", "DX"]; empty: all. Any other image is listed with its reason.
+# modalities = []
 # Patients who said no (PatientID,date): by default opt_out.csv in this folder or beside the images.
 # opt_out = "opt_out.csv"
 # PEM file with the hospital's own certificate authorities, where a proxy opens TLS.

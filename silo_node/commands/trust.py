@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo_node.commands.folder import Commands, Folder
+from silo_node.commands.folder import Commands, Folder, examples
 from silo_node.commands.terminal import (
     AsJson,
     PassphraseFile,
@@ -30,9 +30,13 @@ trust = Commands(
     name="trust",
     no_args_is_help=True,
     help="Who decides for this hospital: keys, people, and how many of them must agree.",
-    epilog="Examples: `silo trust show`; a second steward: `silo trust new-key --person 'Ben Example'`, then everybody "
-    "`silo trust sign`, then `silo trust apply`. A key that gets old: `silo trust propose --extend KEYID`, or a new key and "
-    "`silo trust propose --remove KEYID`.",
+    epilog=examples(
+        "silo trust show",
+        "silo trust new-key --person 'Ben Example'  # a second steward; then everybody signs",
+        "silo trust propose --extend KEYID  # a key that gets old; or a new key, and --remove KEYID",
+        "silo trust sign",
+        "silo trust apply",
+    ),
 )
 Person = Annotated[
     str | None, typer.Option("--person", help="Whose key signs, as in trust.json; else the one the passphrase opens.")

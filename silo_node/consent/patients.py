@@ -4,7 +4,8 @@ Exactly one way holds, chosen by the settings:
 
     map                 a CSV file `reference,PatientID`; reference as in the consents ("Patient/17"), or "system|value"
     identifier_system   the identifier of this system, beside the reference or in the Patient resource it points to
-    neither             "Patient/17" is read literally: the PatientID is 17
+    neither             "Patient/17" is read literally: the PatientID is 17; a URN or a whole address is that of a Patient
+                        resource beside it, whose id is taken
 
 A consent that this can't assign is counted. With an opt-in policy it helps nobody; with opt-out it may be somebody's "no",
 so then the round is refused.
@@ -50,10 +51,9 @@ class Patients:
                     if system == self._system
                 }
             )
-        if reference is not None and reference.startswith("urn:"):
-            return known.get("id")  # type: ignore[no-any-return]
         literal = _LITERAL.fullmatch(reference or "")
-        return literal[1] if literal is not None else None
+        # A URN, or an address: of the Patient resource that stands under it in the same source, and of none else.
+        return literal[1] if literal is not None else known.get("id")
 
 
 def load_map(path: Path) -> dict[str, str]:

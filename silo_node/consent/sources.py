@@ -22,6 +22,8 @@ from silo_node.imaging import bounded
 MAX_FILES: Final = 1_000_000
 MAX_RESOURCES: Final = 5_000_000
 SUFFIXES: Final = (".json", ".ndjson")
+_OTHER_FORMS: Final = (".xml", ".ttl", ".jsonl", ".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
+"""In which exports come too, and which may hold somebody's "no"."""
 _BUNDLES: Final = ("collection", "searchset", "transaction", "batch")
 """Not "history", which holds what no longer counts."""
 
@@ -48,7 +50,7 @@ class Problem:
 class Found:
     """What a source holds. consents: reduced Consent resources. patients: key ("Patient/1", or a Bundle's fullUrl) -> id
     and identifiers. doubtful: consents that can't be read, of a patient who is known. others: resources of other
-    types, which say nothing here."""
+    types, which say nothing here. passed_over: files of a folder that are taken for no export at all, such as a README."""
 
     consents: list[dict[str, Any]] = field(default_factory=list, repr=False)
     patients: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
@@ -56,6 +58,7 @@ class Found:
     doubtful: list[Problem] = field(default_factory=list)
     files: int = 0
     others: int = 0
+    passed_over: int = 0
 
     def resource(self, body: object, where: str, *, url: object = None, path: Path | None = None) -> None:
         """Take one resource that is no Bundle."""
@@ -170,8 +173,18 @@ def _files(folder: Path, found: Found) -> Iterator[Path]:
             full = Path(here, name)
             if full.is_symlink():
                 found.problem("the folder", "has a link in it: put the file itself there", full)
-            elif name in files and full.suffix.lower() in SUFFIXES:
+            elif name in folders:
+                continue
+            elif full.suffix.lower() in SUFFIXES:
                 names.append(str(full))
+            elif full.suffix.lower() in _OTHER_FORMS:
+                found.problem(
+                    "the folder",
+                    "has a file that is not read, and may hold consents: export it as JSON, not packed",
+                    full,
+                )
+            else:
+                found.passed_over += 1
         if len(names) > MAX_FILES:
             raise ConsentError("CONSENT_MALFORMED", f"The folder of consents has more than {MAX_FILES} files.")
     return map(Path, sorted(names))

@@ -146,6 +146,10 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("COHORT_EMPTY", "COHORT_TOO_SMALL"),
     ),
     (
+        "Nothing, where such images shall stay out; else add their modality to `modalities` in silo.toml and scan again.",
+        ("WRONG_MODALITY",),
+    ),
+    (
         _FILE,
         (
             *("NOT_DICOM", "CORRUPT", "UNREADABLE", "NO_PATIENT", "NO_INSTANCE", "NO_IMAGE", "TOO_LARGE", "DUPLICATE"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from itertools import pairwise
 
+from silo_node.imaging import codestream
 from silo_node.imaging.bounded import Source
 
 MOST = 200_000
@@ -60,7 +61,7 @@ def frame(source: Source, index: int, frames: int, extended: bytes | None) -> by
         elif frames > 1:
             mine = _by_ends(source, fragments, frames)[index]
         else:
-            if any(_begins_a_picture(_piece(source, at, min(size, 8))) for at, size in fragments[1:]):
+            if any(codestream.begins(_piece(source, at, min(size, 8))) for at, size in fragments[1:]):
                 raise ValueError("the header says one frame, and there are more")
             mine = fragments
     return b"".join(_piece(source, at, size) for at, size in mine)
@@ -90,13 +91,6 @@ def _by_ends(source: Source, fragments: list[tuple[int, int]], frames: int) -> l
     if len(found) != frames + 1 or found[-1]:
         raise ValueError("there is no table of offsets, and the fragments do not say where a frame ends")
     return found
-
-
-def _begins_a_picture(start: bytes) -> bool:
-    """By the first bytes of JPEG, JPEG-LS, JPEG 2000 and RLE (PS3.5 G.5: the first of 1 to 15 segments is at 64)."""
-    if start[:3] == b"\xff\xd8\xff" or start[:4] == b"\xff\x4f\xff\x51":
-        return True
-    return 1 <= start[0] <= 15 and start[1:] == bytes(3) + b"\x40\0\0\0" if start else False
 
 
 def _piece(source: Source, at: int, size: int) -> bytes:

@@ -25,10 +25,10 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from silo_node.imaging import bounded, fragments, terms
+from silo_node.imaging import bounded, codestream, fragments, terms
 from silo_node.imaging.bounded import Source, TooMuch
 
-VERSION = 4  # kept in the index: raise it when the same file would get another row
+VERSION = 5  # kept in the index: raise it when the same file would get another row
 MAX_PIXELS = 64 * 2**20  # 8,192 x 8,192: larger than any mammogram
 MAX_TEXT = 1024  # characters of an identifier; the standard gives them 64
 # Everything that pydicom was seen to raise on damaged bytes; anything else is a fault of ours and must show.
@@ -38,6 +38,7 @@ PARSE_ERRORS = (
 )  # fmt: skip
 FLOAT, DOUBLE, INTEGER = 0x7FE00008, 0x7FE00009, 0x7FE00010
 UNDEFINED = 0xFFFFFFFF
+_FIRST = 2048  # bytes of compressed pixel data that are looked at
 _PIXELS = {FLOAT: 32, DOUBLE: 64, INTEGER: 0}  # pixel elements and the bits of a sample, 0: BitsAllocated says
 _TAGS = [
     "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows",
@@ -238,7 +239,9 @@ def _pixel_problem(header: Header, dataset: Dataset, source: Source, syntax: str
         if not pydicom.uid.UID(syntax).is_encapsulated:
             return "PIXELS_CORRUPT"
         items = fragments.items(source)  # the first is the table of offsets
-        return None if items is not None and len(items) > header.frames else "PIXELS_CUT"
+        if items is None or len(items) <= header.frames:
+            return "PIXELS_CUT"
+        return "PIXELS_CORRUPT" if _another_picture(dataset, source, items[1:], header.frames) else None
     held = min(length, source.size - source.tell())
     if pydicom.uid.UID(syntax).is_encapsulated:
         return None if held == length else "PIXELS_CUT"
@@ -246,6 +249,19 @@ def _pixel_problem(header: Header, dataset: Dataset, source: Source, syntax: str
     if held * 8 < bits * header.frames:
         return "PIXELS_CUT"
     return "PIXELS_CORRUPT" if holds_more(dataset, length, bits, header.frames) else None
+
+
+def _another_picture(dataset: Dataset, source: Source, pieces: list[tuple[int, int]], frames: int) -> bool:
+    """Whether what is compressed begins as no picture does, or says another size than the header, by its first bytes."""
+    if 1 < frames != len(pieces):
+        return False  # which fragments are one frame is found out when it is decoded
+    at, size = next((piece for piece in pieces if piece[1]), pieces[0])
+    source.seek(at)
+    start = source.read(min(size, _FIRST))
+    found = codestream.size(start)
+    if found is None:
+        return not codestream.begins(start)
+    return found != tuple(number(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel"))
 
 
 def holds_more(dataset: Dataset, length: int, bits: int, frames: int) -> bool:

@@ -18,7 +18,7 @@ import sqlite3
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ PROBLEMS: Mapping[str, str] = {
     "NO_INSTANCE": "the header has no SOP instance UID",
     "NO_IMAGE": "the file holds no image (a report, a directory, a presentation state), or is cut off before it",
     "TOO_LARGE": "the image has more pixels than this node decodes",
+    "WRONG_MODALITY": "an image of another modality than this silo keeps (`modalities` in silo.toml)",
     "DUPLICATE": "another file holds the same SOP instance",
     "OPTED_OUT": "not opened, because the patient opted out",
     "PATIENT_UNKNOWN": "not opened, because patients have opted out and labels.csv does not say whose file it is",
@@ -134,11 +135,14 @@ def scan(
     labels: Labels | None = None,
     opt_out: OptOut | None = None,
     inbox: Patients | None = None,
+    modalities: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
     """Bring the index up to date with the folder, in one transaction at the end.
 
     progress: called after each file with how many were opened and how many were known already.
+
+    modalities: those of images that this silo keeps, empty for all.
 
     inbox: a second root, with whose its files are; these stand in the index by their absolute paths.
 
@@ -209,6 +213,7 @@ def scan(
             db.execute("INSERT OR REPLACE INTO meta VALUES ('reader', ?)", (str(header.VERSION),))
             db.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) SELECT {_COLUMNS} FROM fresh")
             db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
+            _mark_modalities(db, modalities)
             _mark_duplicates(db)
         return _report(db, opened, unchanged, len(gone), time.perf_counter() - began, passed)
 
@@ -400,6 +405,17 @@ def why(error: OSError | sqlite3.Error) -> tuple[str, str]:
         f"The drive of the index can't be read or written ({name or type(error).__name__}): look at the drive, its cable or "
         "the network, then scan again. The index itself may be whole: do not delete it for this."
     )
+
+
+def _mark_modalities(db: sqlite3.Connection, kept: Collection[str]) -> None:
+    """What is not of one of `kept` is not used; none: everything is."""
+    db.execute("UPDATE files SET problem = NULL WHERE problem = 'WRONG_MODALITY'")
+    if kept:
+        db.execute(
+            "UPDATE files SET problem = 'WRONG_MODALITY' WHERE (problem IS NULL OR problem = 'DUPLICATE')"
+            f" AND coalesce(modality, '') NOT IN ({', '.join('?' * len(kept))})",
+            list(kept),
+        )
 
 
 def _mark_duplicates(db: sqlite3.Connection) -> None:

@@ -21,8 +21,16 @@ def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, command
 
 
+def groups(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if hasattr(command, "commands"):
+        yield name, command
+        for word, inner in command.commands.items():
+            yield from groups(inner, f"{name} {word}")
+
+
 ROOT = typer.main.get_command(app)
 COMMANDS = dict(leaves(ROOT, "silo"))
+GROUPS = dict(groups(ROOT, "silo"))
 
 
 def examples(command: Any) -> list[str]:
@@ -98,6 +106,27 @@ def test_every_command_explains_itself_with_examples_that_can_be_typed(name):
             at, words = (at.commands[words[0]], words[1:]) if words[0] in at.commands else (at.commands["put"], words)
         assert at is command, f"an example of {name} is one of another command: {line}"
         at.make_context(name, words, parent=context)  # raises for an option or a value that there is not
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_group_shows_examples_that_can_be_typed_and_says_that_its_commands_print_json(name):
+    found = examples(GROUPS[name])
+    assert found and all(line.startswith(name) for line in found)
+    for line in found:
+        words = shlex.split(line, comments=True)[1:]
+        at: Any = ROOT
+        while words and words[0] in getattr(at, "commands", ()):
+            at, words = at.commands[words[0]], words[1:]
+        if name == "silo policy" and at is GROUPS[name]:
+            at = at.commands["put"]
+        at.make_context(line, words, parent=ROOT.context_class(ROOT, info_name="silo"))
+    shown = CliRunner().invoke(app, [*name.split()[1:], "--help"]).output
+    assert all(each in shown for each in ("Examples:", "--json", *(line[:20] for line in found))), shown
+
+
+def test_the_help_says_what_the_exit_codes_mean():
+    shown = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    assert "Exit codes: 0 done" in shown and "5 already running" in shown
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -396,3 +396,29 @@ json_values = st.recursive(
 def test_no_json_makes_the_reader_raise(body):
     assert isinstance(say(body).permit, bool)
     assert fhir.parse(fhir.reduced(body)) == fhir.parse(body)
+
+
+def test_what_stands_beside_consents_in_a_case_costs_that_case_at_most(tmp_path):
+    """A Bundle is looked into, other resources say nothing, and what is no resource may be a refusal."""
+    good = consent(gics())
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": good}]}
+    holds = {
+        "plain": [good],
+        "bundle": [bundle],
+        "patient": [{"resourceType": "Patient", "id": "1"}, {"resourceType": "Provenance"}, good],
+        "null": [good, None],
+        "text": ["Consent"],
+        "no entries": [{**bundle, "entry": 5}],
+        "an entry that is none": [{**bundle, "entry": [*bundle["entry"], 5]}],
+        "no name of a resource": [good, {**good, "resourceType": 5}],
+    }
+    path = tmp_path / "cases.json"
+    made = [{"name": name, "consents": consents, "opt_out": []} for name, consents in holds.items()]
+    path.write_text(
+        json.dumps(
+            {"query": {"codes": [[MII, USE]]}, "now": "2026-11-23T00:00:00Z", "default": "PERMIT", "cases": made}
+        )
+    )
+    found = {answer.name: answer.decision.permit for answer in cases.answers(path)}
+    assert list(found) == list(holds)
+    assert [name for name, permit in found.items() if permit] == ["plain", "bundle", "patient"]

@@ -45,7 +45,15 @@ def test_a_folder_of_everything_is_read(tmp_path):
     write(tmp_path / "readme.txt", "not read")
     found = sources.whole(sources.read(tmp_path))
     assert whose(found) == ["1", "2", "3", "4", "5"]
-    assert (found.files, found.others) == (3, 1)
+    assert (found.files, found.others, found.passed_over) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["b.xml", "B.XML", "inner/b.json.gz", "b.zip", "b.jsonl"])
+def test_a_file_in_another_form_may_be_somebodys_no_and_refuses_the_whole_folder(tmp_path, name):
+    write(tmp_path / "a.json", consent(gics()))
+    write(tmp_path / name, "<Consent/>")
+    [problem] = sources.read(tmp_path).problems
+    assert "export it as JSON" in str(problem) and problem.path == tmp_path / name
 
 
 def test_the_same_resource_in_two_files_counts_once(tmp_path):
@@ -166,6 +174,20 @@ def test_a_consent_belongs_to_exactly_one_patient_or_to_none(patient, how, expec
     known = {"Patient/17": {"id": "17", "identifier": [{"system": SYSTEM, "value": "P-17"}]}}
     record = fhir.parse({**consent(gics()), "patient": patient})
     assert Patients(known, **how).of(record) == expected
+
+
+def test_a_whole_address_is_the_patient_who_stands_under_it_in_the_same_bundle(tmp_path):
+    """As servers write references in a Bundle; the same address elsewhere may be anybody."""
+    address = "https://fhir.hospital.example/fhir/Patient/17"
+    entries = [
+        {"fullUrl": address, "resource": {"resourceType": "Patient", "id": "17"}},
+        {"resource": consent(gics(), patient={"reference": address})},
+        {"resource": consent(gics("deny"), patient={"reference": f"{address}/_history/2"})},
+        {"resource": consent(gics(), patient={"reference": "https://other.example/fhir/Patient/17"})},
+    ]
+    found = sources.read(write(tmp_path / "a.json", {"resourceType": "Bundle", "type": "searchset", "entry": entries}))
+    assert whose(found) == ["17", "17", None]
+    assert whose(sources.read(write(tmp_path / "b.json", entries[1]["resource"]))) == [None]
 
 
 def test_two_identifiers_of_one_system_are_nobody(tmp_path):

@@ -23,6 +23,8 @@ NAME = "Plantedsson^Ada"
 PATIENT = "PLANTED-7731"
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 UNDEFINED = 0xFFFFFFFF
+NO_RLE = b"\1\0\0\0\x40\0\0\0" + bytes(56) + b"\5ab\0"
+"""Begins as RLE does, and is no picture."""
 
 
 def image(path: Path, pixels: np.ndarray | None = None, **options: Any) -> Path:
@@ -93,7 +95,7 @@ def refused(folder: Path) -> dict[str, str]:
 def damaged(folder: Path) -> list[Path]:
     """Files whose header looks right and whose pixels are not: decoding must refuse them."""
     return [
-        _edit(_rle(folder / "noise.dcm"), PixelData=encapsulate([bytes(range(256))])),
+        _edit(_rle(folder / "noise.dcm"), PixelData=encapsulate([NO_RLE])),
         _edit(_j2k(folder / "wide_j2k.dcm"), PixelData=encapsulate([_huge_j2k(folder / "made.dcm")])),
         _edit(image(folder / "no_bits.dcm"), BitsAllocated=0),
         _edit(image(folder / "twelve.dcm"), BitsAllocated=12, BitsStored=12, HighBit=11),

@@ -169,3 +169,30 @@ def test_a_float_picture_without_a_number_is_refused_and_not_black(tmp_path: Pat
     assert refused.value.code == "PIXELS_NO_VALUE" and refused.value.code in index.PROBLEMS
     values[2, 2:] = 3, 7
     assert decode.read(_edited(path, **{name: values.tobytes()}), size=(6, 4)).max() == 65535
+
+
+@pytest.mark.parametrize(
+    "garbage", [bytes(300), b"Planted^Name" * 20, b"\xff\xd8", b"\x10" + bytes(3) + b"\x40" + bytes(200)]
+)
+@pytest.mark.parametrize("kind", ["j2k", "jpeg", "jpegls", "rle"])
+def test_what_begins_as_no_picture_is_refused_by_the_header_scan(tmp_path: Path, kind: str, garbage: bytes) -> None:
+    path = _compressed(tmp_path / "1.dcm", kind)
+    assert header.read(path).problem is None
+    assert header.read(_edited(path, PixelData=encapsulate([garbage]))).problem == "PIXELS_CORRUPT"
+
+
+@pytest.mark.parametrize("kind", ["j2k", "jpeg", "jpegls"])
+def test_a_compressed_picture_of_another_size_is_refused_by_the_header_scan(tmp_path: Path, kind: str) -> None:
+    path = _compressed(tmp_path / "1.dcm", kind)
+    assert header.read(_edited(path, Rows=81)).problem == "PIXELS_CORRUPT"
+
+
+def test_frames_in_several_fragments_are_left_to_decoding(tmp_path: Path) -> None:
+    """Also a first fragment without a byte in it."""
+    path = _compressed(tmp_path / "1.dcm", "j2k")
+    frame = next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1))
+    parts = encapsulate([frame[:60], frame[60:], frame[:60], frame[60:]], has_bot=False)
+    assert header.read(_edited(path, NumberOfFrames=2, PixelData=parts)).problem is None
+    empty = struct.pack("<HHL", 0xFFFE, 0xE000, 0)  # as the table of offsets before it
+    parts = empty + encapsulate([frame], has_bot=False)
+    assert header.read(_edited(path, NumberOfFrames=1, PixelData=parts)).problem is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,26 @@ def test_broken_labels_end_with_their_exit_code_and_each_line_is_still_a_file(si
     assert [each["status"] for each in lines(result)] == ["ok"] * 10
 
 
+def test_labels_that_are_not_there_yet_are_said_and_the_scan_has_done_its_work(silo: Path, hospital: Path) -> None:
+    (hospital / "labels.csv").unlink()
+    result = scan(silo, "--json")
+    assert result.exit_code == 0 and result.stderr.startswith("LABELS_MISSING")
+    assert [each["status"] for each in lines(result)] == ["ok"] * 10
+    result = scan(silo)
+    assert (result.exit_code, "put it in place" in result.stderr) == (0, True), result.output
+    (hospital / "labels.csv").symlink_to(hospital / "nowhere")
+    assert scan(silo).exit_code == 2, "a link that leads nowhere is a fault"
+
+
+def test_nobody_is_asked_to_put_right_who_opted_out(silo: Path, hospital: Path) -> None:
+    (hospital / "opt_out.csv").write_text("PatientID,date\nP1,2024-01-01\n")
+    shown = scan(silo).stdout
+    assert "OPTED_OUT: 1" in shown and "Put them right" not in shown
+    (hospital / "note").touch()
+    (hospital / "opt_out.csv").unlink()
+    assert "Put them right" in scan(silo).stdout
+
+
 def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_path: Path, dicom: Dicom) -> None:
     dicom(tmp_path / "data/1.dcm")
     before = sorted(tmp_path.rglob("*"))
@@ -74,6 +95,32 @@ def test_any_folder_is_scanned_without_a_silo_and_nothing_is_left_behind(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
     missing = scan("--data", tmp_path / "nowhere")
     assert missing.exit_code == 2 and "there is no such folder" in missing.output
+
+
+@pytest.mark.parametrize("ended", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_tried_folder_leaves_no_index_behind_when_it_is_ended(tmp_path: Path, dicom: Dicom, ended: int) -> None:
+    body = dicom(tmp_path / "data" / "0.dcm").read_bytes()
+    for number in range(1, 3000):
+        (tmp_path / "data" / f"{number}.dcm").write_bytes(body)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    command = [sys.executable, "-m", "silo_node.cli", "scan", "--data", str(tmp_path / "data"), "--json"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(kept)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not list(kept.glob("silo-scan-*/index.db")):
+        assert process.poll() is None
+    process.send_signal(ended)
+    printed, said = process.communicate(timeout=30)
+    assert (process.returncode, printed, said) == (128 + ended, b"", b"")
+    assert list(kept.iterdir()) == []
+
+
+def test_a_folder_of_images_in_place_of_a_silo_is_told_how_to_be_scanned(tmp_path: Path, dicom: Dicom) -> None:
+    dicom(tmp_path / "im ages" / "1.dcm")
+    result = scan(tmp_path / "im ages", "--json")
+    assert result.exit_code == 2
+    assert f"`silo scan --data '{tmp_path}/im ages'`" in json.loads(result.stdout)["error"]["sentence"]
 
 
 def test_a_list_of_labels_that_is_a_pipe_is_not_waited_for(tmp_path: Path, dicom: Dicom) -> None:
@@ -106,7 +153,7 @@ def test_a_silos_opt_out_list_holds_for_another_folder_too(
 
 def test_pixels_are_decoded_where_asked_for_and_the_index_remembers(silo: Path, hospital: Path, dicom: Dicom) -> None:
     damaged = dicom(hospital / "images/3.dcm", patient="P3", syntax=uid.RLELossless)
-    awkward._edit(damaged, PixelData=encapsulate([bytes(range(256))]))
+    awkward._edit(damaged, PixelData=encapsulate([awkward.NO_RLE]))
     assert scan(silo, "--summary", "--json").stdout.count('"PIXELS_CORRUPT"') == 0
     result = scan(silo, "--pixels", "--summary", "--json", "--files")
     (facts,) = lines(result)
@@ -216,3 +263,27 @@ def test_help_shows_examples() -> None:
     text = scan("--help").stdout
     assert "Examples:" in text and "silo scan --data" in text
     assert commands_scan._HELP.count("silo scan") >= 4
+
+
+def test_an_image_of_another_modality_than_the_silo_keeps_is_a_row_with_its_reason(
+    silo: Path, hospital: Path, dicom: Dicom
+) -> None:
+    dicom(hospital / "a.dcm", modality="MR", sop="1.2.3")
+    dicom(hospital / "b.dcm", modality="CR", sop="1.2.3")
+    dicom(hospital / "c.dcm", modality=None)
+
+    def odd() -> dict[str, str | None]:
+        found = {each["path"]: each["reason"] for each in lines(scan(silo, "--json"))}
+        return {name: found[name] for name in ("a.dcm", "b.dcm", "c.dcm")}
+
+    assert odd() == {"a.dcm": None, "b.dcm": "DUPLICATE", "c.dcm": None}
+    settings = silo / "silo.toml"
+    before = settings.read_text()
+    settings.write_text(before + 'modalities = ["CR", "DX"]\n')
+    assert odd() == {"a.dcm": "WRONG_MODALITY", "b.dcm": None, "c.dcm": "WRONG_MODALITY"}
+    assert "WRONG_MODALITY: 2" in scan("--data", hospital, silo).stdout
+    settings.write_text(before)
+    assert odd() == {"a.dcm": None, "b.dcm": "DUPLICATE", "c.dcm": None}
+    settings.write_text(before + 'modalities = ["X-ray"]\n')
+    refused = scan(silo)
+    assert (refused.exit_code, "no modality of DICOM" in refused.output) == (2, True), refused.output

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread, uid
@@ -92,16 +93,49 @@ def test_200_films_sent_by_dcmtk_are_received_and_trained_on(
     assert result.update.any() and result.problems == {}
 
 
-def test_what_an_orthanc_sent_is_not_fetched_again(
+def test_200_films_sent_by_an_orthanc_are_received_and_trained_on_and_not_fetched_again(
     orthanc: Orthanc, hospital: Hospital, chest: list[Path], listen: Callable[[Config], Server]
 ) -> None:
-    ids = orthanc.store(chest[:10])
-    server = listen(hospital.receives(peers={"ORTHANC": "localhost"}))
+    ids = orthanc.store(chest)
+    config = hospital.receives(peers={"ORTHANC": "localhost"})
+    server = listen(config)
     orthanc.ask("PUT", "/modalities/silo", json.dumps(["SILO", "127.0.0.1", server.port]).encode())
     orthanc.ask("POST", "/modalities/silo/store", json.dumps({"Resources": ids}).encode())
-    assert counts(hospital) == {"received": 10} and len(hospital.inbox()) == 10
+    assert counts(hospital) == {"received": 200} and len(hospital.inbox()) == 200
+    result = trains(config, hospital, chest)
+    assert result.update.any() and result.problems == {}
     report, error = fetch.fetch(hospital.asks_orthanc(orthanc))
-    assert error is None and (report.studies, report.got, report.missing) == (10, 0, 0)
+    assert error is None and (report.studies, report.got, report.missing) == (200, 0, 0)
+
+
+def test_an_orthanc_that_stops_while_it_sends_leaves_whole_files_and_sends_the_rest_when_it_is_back(
+    orthanc: Orthanc, hospital: Hospital, chest: list[Path], listen: Callable[[Config], Server]
+) -> None:
+    ids = orthanc.store(chest)
+    server = listen(hospital.receives(peers={"ORTHANC": "localhost"}))
+
+    def sends(**how: Any) -> Any:
+        orthanc.ask("PUT", "/modalities/silo", json.dumps(["SILO", "127.0.0.1", server.port]).encode())
+        body = json.dumps({"Resources": ids, **how}).encode()
+        return orthanc.ask("POST", "/modalities/silo/store", body)
+
+    sends(Asynchronous=True)
+    until = time.monotonic() + 60
+    while len(hospital.inbox()) < 5:
+        assert time.monotonic() < until
+    orthanc.kill()
+    while server._server.active_associations:
+        assert time.monotonic() < until
+    first = hospital.inbox()
+    assert 5 <= len(first) < 200, "it had sent all before it was stopped"
+    assert {str(dcmread(path).SOPInstanceUID) for path in first} <= {
+        str(dcmread(path).SOPInstanceUID) for path in chest
+    }
+    left = {path for path in (hospital.folder / "inbox").rglob("*") if path.is_file()}
+    assert left == set(first), "half a file"
+    orthanc.start()
+    sends()
+    assert len(hospital.inbox()) == 200
 
 
 def test_c_echo_is_answered(hospital: Hospital, listen: Callable[[Config], Server]) -> None:

@@ -22,6 +22,7 @@ from silo_node.imaging.errors import CohortError
 from silo_node.training import trainer
 from silo_node.training.errors import TrainingError
 from silo_node.training.result import TrainResult
+from tests.silo_node.imaging.awkward import NO_RLE
 
 CohortOf = Callable[..., Cohort]
 
@@ -153,7 +154,7 @@ def test_files_that_cannot_be_decoded_become_rows_with_a_reason_and_the_round_go
     broken = cohort_of(data=tmp_path / "bad").train[0].path
     dataset = pydicom.dcmread(broken)
     dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-    dataset.PixelData = pydicom.encaps.encapsulate([bytes(range(256))])  # of the right form, and no picture
+    dataset.PixelData = pydicom.encaps.encapsulate([NO_RLE])
     dataset.save_as(broken)
     cohort = cohort_of(data=tmp_path / "bad")
     assert run(cohort).problems == {"PIXELS_CORRUPT": 1}
