@@ -27,7 +27,6 @@ from silo_node.errors import PortalUnreachable
 from silo_node.health import status
 from silo_node.health.status import WAY, Live
 from silo_node.health.watching import BEHIND_PROXY, PORTAL_TIMEOUT
-from silo_node.page.app import make_app
 from silo_node.steward import approvals, documents
 from tests.silo_node import faults
 from tests.silo_node.conftest import PASSPHRASE
@@ -236,8 +235,6 @@ def test_status_itself_sees_a_full_disk_on_which_the_silo_can_write_no_status(ru
     """Also where status.json can't be written any more, so that the file still says that all is well."""
     text = (running.folder / "silo.toml").read_text()
     (running.folder / "silo.toml").write_text(text.replace("free_mb = 0", "free_mb = 1000000000"))
-    running.page.app = make_app(running.config, running.page.accounts)
-    running.visitor = running.page.visitor("it")
     told_by_both(running, "SILO_DISK_FULL")
     assert "SILO_DISK_FULL" not in problems(running)
 
