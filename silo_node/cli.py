@@ -258,8 +258,15 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
         for code, meaning, studies, images in kept_out(report["pacs"]):
             counted = f"{studies} studies not fetched, {images} images that were sent not kept"
             out.print(f"  PACS: {code}: {counted} ({meaning})", markup=False)
+        for study in report["studies"]:
+            if study["kind"] == "study":
+                said = f"asks for this hospital's data ({study['title'] or 'no title'})"
+                out.print(f"  {study['study']} {said}: `silo approve {study['study']}`", markup=False)
         for problem in report["problems"]:
             out.print(f"  {problem['time']} {problem['code']}: {problem['sentence']}", markup=False)
+            out.print(f"    what to do: {problem.get('do') or '`silo doctor` says more'}", markup=False)
+        if not report["problems"]:
+            out.print("Nothing is wrong that this silo knows of.")
 
 
 @app.command()

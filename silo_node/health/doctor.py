@@ -538,7 +538,7 @@ def _approvals(config: Config, now: datetime) -> Check:
     if expired:
         return _from("approvals", expired, "")
     ends = {study: local_checks.approved_until(config, study) for study in local_checks.studies(config)}
-    open_ = {s: end for s, end in ends.items() if end is not None and not local_checks.is_over(config, s, now)}
+    open_ = {s: end for s, end in ends.items() if end is not None and not documents.is_over(config, s, now)}
     soon = [f"{study} until {end:%Y-%m-%d %H:%M} UTC" for study, end in open_.items() if end <= now + SOON / 2]
     if soon:
         return Check("approvals", WARN, f"Approved only {', '.join(soon)}.", what_to_do("APPROVAL_EXPIRES_SOON"))

@@ -7,11 +7,13 @@ import io
 import json
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from silo_node.errors import UsageError
 from silo_node.evidence.egress_log import EgressLog
+from silo_node.health import status as reports
 from silo_node.page import checks, studies, words
 from silo_node.page.app import make_app
 from silo_node.page.sent import COLUMNS
@@ -305,3 +307,15 @@ def test_the_status_page_says_since_when_the_silos_key_is_in_force_and_asks_for_
     page.silo.config.pin.write_text(json.dumps(pin))
     text = visitor.get("/").text
     assert "key is old" in text and "silo key rotate" in text
+
+
+def test_the_status_page_reminds_of_what_ends_soon_as_silo_status_does(page):
+    visitor = page.visitor("it")
+    assert "data-use policy ends" not in visitor.get("/now").text
+    soon = (datetime.now(UTC) + timedelta(days=9)).date().isoformat()
+    page.silo.policy(limits={"expires": soon})
+    [said] = reports.report(page.silo.config)["reminders"]
+    for address in ("/", "/now"):
+        text = visitor.get(address).text
+        assert f"The data-use policy ends on {soon}" in text and "<code>silo policy edit</code>" in text
+    assert said["sentence"].startswith(f"The data-use policy ends on {soon}")
