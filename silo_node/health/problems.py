@@ -281,8 +281,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("PAGE_CERTIFICATE",),
     ),
     (
-        "Let it be renewed, put the new certificate and key in the place of the old ones, then restart the silo: the page reads "
-        "them at its start.",
+        "Let it be renewed, and put the new certificate and key in the place of the old ones: the page takes them up by itself.",
         ("PAGE_CERTIFICATE_ENDS",),
     ),
     (
