@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import ValidationError
 
-from silo_node import __version__
+from silo_node import __version__, proxy
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
 from silo_node.commands.folder import Commands, Folder
 from silo_node.commands.program import Program
@@ -332,14 +332,18 @@ def _first_look(config: Config) -> list[str]:
     elif not config.labels.is_file():
         found.append(f"{config.labels} is not there yet: it says which image shows what")
     parts = urlsplit(config.portal)
-    if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+    try:
+        direct = proxy.of(config) is None
+    except UsageError as error:
+        return [*found, f"{error.sentence} {proxy.WRITE}"]
+    if direct:
         try:
             socket.create_connection(
                 (parts.hostname or "", parts.port or {"https": 443, "http": 80}[parts.scheme]), timeout=5
             ).close()
         except OSError as error:
             found.append(
-                f"{config.portal} does not answer ({error.strerror or error}): is a proxy needed (HTTPS_PROXY)?"
+                f"{config.portal} does not answer ({error.strerror or error}): is a proxy needed (`proxy` in silo.toml)?"
             )
     return found
 

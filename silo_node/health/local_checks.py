@@ -196,6 +196,7 @@ def _secrets(config: Config) -> list[Path]:
     of = config.settings
     named = [of.consent.token_file, of.page.metrics_token_file, of.page.tls_key]
     named += [of.dicomweb.password_file] if of.dicomweb is not None else []
+    named += ["silo.toml"] if "@" in of.proxy + of.broker.url else []
     return [config.folder / Path(name).expanduser() for name in named if name]
 
 

@@ -388,7 +388,10 @@ def test_a_check_that_hangs_is_named_and_the_doctor_ends(silo, monkeypatch):
     assert checks["images"].state == doctor.FAIL and "drive" in checks["images"].do
 
 
-def test_a_pacs_at_which_nothing_listens_is_named(silo):
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_pacs_at_which_nothing_listens_is_named_also_where_the_portal_is_behind_a_proxy(silo, monkeypatch, proxied):
+    if proxied:
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy.hospital.example:3128")
     port = closed_port()
     with (silo.folder / "silo.toml").open("a") as file:
         file.write(f'\n[dicomweb]\nurl = "http://127.0.0.1:{port}/dicom-web"\n')
