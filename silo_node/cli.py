@@ -267,6 +267,8 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
             out.print(f"    what to do: {problem.get('do') or '`silo doctor` says more'}", markup=False)
         if not report["problems"]:
             out.print("Nothing is wrong that this silo knows of.")
+        if not report["running"]:
+            out.print("It does not run now, so it takes part in no round: `systemctl start consilium-silo`, or `silo run`.")
 
 
 @app.command()

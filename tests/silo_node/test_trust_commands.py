@@ -338,7 +338,7 @@ def test_status_says_of_each_problem_what_to_do_and_which_study_asks(terminal, s
     ]}  # fmt: skip
     (silo.folder / "status.json").write_text(json.dumps({**live, "state": "stopped"}))
     said = terminal.text("status", "")
-    assert "Nothing is wrong" in said
+    assert "Nothing is wrong" in said and "does not run now" in said
     assert "st-asks asks" in said and "`silo approve st-asks`" in said and "A question" in said
     assert "st-over" not in said
     (silo.folder / "status.json").write_text(json.dumps(live))
