@@ -268,7 +268,9 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
         if not report["problems"]:
             out.print("Nothing is wrong that this silo knows of.")
         if not report["running"]:
-            out.print("It does not run now, so it takes part in no round: `systemctl start consilium-silo`, or `silo run`.")
+            out.print(
+                "It does not run now, so it takes part in no round: `systemctl start consilium-silo`, or `silo run`."
+            )
 
 
 @app.command()
