@@ -4,20 +4,18 @@
      "cases": [{"name", "consents": [Consent], "opt_out": ["Patient/1"], "expect": "PERMIT"}]}
 
 A case may have a `query`, `now` or `default` of its own, and a `patient` (a reference): whom is asked about. Where neither
-case nor file says, it is the patient of more than half of the file's consents, or else of the case's first. Among `consents`
-may be Bundles; other resources in them say nothing, and what is no resource may be this patient's "no".
+case nor file says, it is the patient of more than half of the file's consents, or else of the case's first.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from silo_node.consent import fhir, fhir_json, fhir_time
-from silo_node.consent.fhir import ConsentRecord
 from silo_node.consent.rules import Decision, Query, decide
 from silo_node.errors import UsageError
 
@@ -63,31 +61,18 @@ def answers(path: Path) -> list[Answer]:
 
 
 def _usual(cases: list[Any]) -> str | None:
+    bodies = [body for case in cases for body in case["consents"]]
     named = Counter(
         record.subject.reference
-        for case in cases
-        for record in _records(case["consents"])
+        for record in (fhir.parse(body) for body in bodies if isinstance(body, dict))
         if record.subject is not None and record.subject.reference is not None
     )
     return next((name for name, count in named.most_common(1) if 2 * count > named.total()), None)
 
 
-def _records(bodies: Iterable[Any]) -> list[ConsentRecord]:
-    found = []
-    for body in bodies:
-        kind = body.get("resourceType", "Consent") if isinstance(body, dict) else None
-        if kind == "Bundle" and isinstance(body.get("entry", []), list):
-            found += _records(
-                entry.get("resource") if isinstance(entry, dict) else None for entry in body.get("entry", [])
-            )
-        elif kind in ("Consent", "Bundle") or not isinstance(kind, str):
-            found.append(fhir.parse(body if kind == "Consent" else {}))
-    return found
-
-
 def _answer(case: Mapping[str, Any], unnamed: str, usual: str | None) -> Answer:
     pairs = {name: frozenset((system, code) for system, code in case["query"].get(name, [])) for name in _QUERY}
-    records = _records(case["consents"])
+    records = [fhir.parse(body) for body in case["consents"]]
     patient = case.get("patient", usual)
     if patient is None:
         patient = next((record.subject.reference for record in records if record.subject is not None), None)
