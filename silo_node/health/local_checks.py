@@ -131,7 +131,7 @@ def approved_until(config: Config, study: str) -> datetime | None:
             statements.append(parse_statement(envelope.payload))
         except ApprovalError:
             continue  # the gate says so, and refuses
-    newest = max(statements, key=documents.order, default=None)
+    newest = max(statements, key=lambda each: parse_time(each.time), default=None)
     if newest is None or newest.decision != "approve":
         return None
     return parse_time(newest.not_after)

@@ -233,7 +233,7 @@ def decisions(config: Config, study: str) -> list[Statement]:
             found.append(parse_statement(envelope.payload))
         except ApprovalError:
             continue
-    return sorted(found, key=documents.order, reverse=True)
+    return sorted(found, key=lambda statement: statement.time, reverse=True)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def last_decision(config: Config, proposal: Proposal) -> Statement | None:
     """This hospital's newest decision on another version of the study, by a steward of today; None without one."""
     held = _verified(config, proposal.study, documents.load_trust(config))
     others = [each for each in held if each.manifest != proposal.manifest]
-    return max(others, key=documents.order, default=None)
+    return max(others, key=lambda each: parse_time(each.time), default=None)
 
 
 def difference(config: Config, proposal: Proposal) -> tuple[Statement, Changes | None] | None:
@@ -69,7 +69,7 @@ def waiting(node: Node) -> list[dict[str, Any]]:
         if item.get("kind") != "study":
             continue
         held = _about(node.config, str(item["study"]), str(item["manifest"]), trust)
-        newest = max(held, key=documents.order, default=None)
+        newest = max(held, key=lambda each: parse_time(each.time), default=None)
         found.append(
             {
                 "study": item["study"],
@@ -112,7 +112,7 @@ def reminders(config: Config, now: datetime | None = None) -> list[dict[str, str
     for study in sorted(path.name for path in config.approvals.iterdir()) if config.approvals.is_dir() else []:
         if documents.is_over(config, study, now):
             continue  # nobody has to approve again what has ended
-        newest = max(_verified(config, study, trust), key=documents.order, default=None)
+        newest = max(_verified(config, study, trust), key=lambda each: parse_time(each.time), default=None)
         if newest is not None and newest.decision == "approve":
             end = parse_time(newest.not_after)
             if end - now < REMIND:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from protocol.approval import ON_PORTAL_PAGE, ApprovalError, Statement, Trust, open_trust, parse_statement
-from protocol.data_use.document import parse_time
 from protocol.policy import POLICY_TYPE, PolicyDocument, PolicyError, parse_policy
 from protocol.signing import Envelope, SignatureError
 from silo_node.config import Config
@@ -101,11 +100,6 @@ def save_approval(config: Config, study: str, envelope: Envelope) -> Path:
 def statements(config: Config, study: str) -> list[Statement]:
     """The content of all statements about a study, unverified: to be dated after them, and to be shown."""
     return [parse_statement(envelope.payload) for envelope in load_approvals(config, study)]
-
-
-def order(statement: Statement) -> tuple[datetime, bool]:
-    """By which the newest statement is found. Times have whole seconds; of one second, what ends an approval came last."""
-    return parse_time(statement.time), statement.decision != "approve"
 
 
 def is_over(config: Config, study: str, now: datetime) -> bool:
