@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import ValidationError
 
-from silo_node import __version__
+from silo_node import __version__, proxy
 from silo_node.commands import consent, decide, doctor, evidence, fetch, health, key, page, resume, scan, trust
 from silo_node.commands.folder import Commands, Folder, examples
 from silo_node.commands.program import Program
@@ -265,8 +265,19 @@ def status(folder: Folder = None, as_json: AsJson = False) -> None:
         for code, meaning, studies, images in kept_out(report["pacs"]):
             counted = f"{studies} studies not fetched, {images} images that were sent not kept"
             out.print(f"  PACS: {code}: {counted} ({meaning})", markup=False)
+        for study in report["studies"]:
+            if study["kind"] == "study":
+                said = f"asks for this hospital's data ({study['title'] or 'no title'})"
+                out.print(f"  {study['study']} {said}: `silo approve {study['study']}`", markup=False)
         for problem in report["problems"]:
             out.print(f"  {problem['time']} {problem['code']}: {problem['sentence']}", markup=False)
+            out.print(f"    what to do: {problem.get('do') or '`silo doctor` says more'}", markup=False)
+        if not report["problems"]:
+            out.print("Nothing is wrong that this silo knows of.")
+        if not report["running"]:
+            out.print(
+                "It does not run now, so it takes part in no round: `systemctl start consilium-silo`, or `silo run`."
+            )
 
 
 @app.command()
@@ -332,14 +343,18 @@ def _first_look(config: Config) -> list[str]:
     elif not config.labels.is_file():
         found.append(f"{config.labels} is not there yet: it says which image shows what")
     parts = urlsplit(config.portal)
-    if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+    try:
+        direct = proxy.of(config) is None
+    except UsageError as error:
+        return [*found, f"{error.sentence} {proxy.WRITE}"]
+    if direct:
         try:
             socket.create_connection(
                 (parts.hostname or "", parts.port or {"https": 443, "http": 80}[parts.scheme]), timeout=5
             ).close()
         except OSError as error:
             found.append(
-                f"{config.portal} does not answer ({error.strerror or error}): is a proxy needed (HTTPS_PROXY)?"
+                f"{config.portal} does not answer ({error.strerror or error}): is a proxy needed (`proxy` in silo.toml)?"
             )
     return found
 

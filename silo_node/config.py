@@ -6,6 +6,7 @@
 | data, labels, opt_out         | SILO_DATA, SILO_LABELS, SILO_OPT_OUT | DICOM folder, labels.csv, opt-out list             |
 | modalities                    |                                | of the images that may be used                           |
 | ca_bundle                     | SILO_CA_BUNDLE                 | PEM file of the hospital's own authorities               |
+| proxy                         | HTTPS_PROXY, NO_PROXY          | the proxy on the way to the portal, see proxy.py         |
 | keep_copies                   | SILO_KEEP_COPIES               | keep a copy of all that leaves                           |
 | [broker] url                  | SILO_BROKER_URL                | Redis or Valkey; empty: an embedded one                  |
 | [training] threads, allow_constant, networks | SILO_TRAINING_THREADS, SILO_TRAINING_ALLOW_CONSTANT | local training |
@@ -18,7 +19,7 @@
 | [dicomweb] url, query, ...    |                                | images asked from the PACS, see `DicomWeb`               |
 | [receiver] port, peers, tls_cert, ... |                        | images sent by the PACS (C-STORE), see `Receiver`        |
 
-The folder itself comes from the command line or SILO_HOME. Proxies come from the usual HTTPS_PROXY and NO_PROXY.
+The folder itself comes from the command line or SILO_HOME.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from silo_node import proxy as proxies
 from silo_node.errors import UsageError
 from silo_node.imaging.terms import MODALITIES
 from silo_node.service.hours import Window
@@ -395,6 +397,7 @@ class Settings(_Strict):
     """Of the images that may be used, such as CR and DX; empty for all. Any other image is a row with its reason."""
     opt_out: str = ""
     ca_bundle: str = ""
+    proxy: str = ""
     unsafe_plain_http: bool = False
     """Talk to a portal on another machine without TLS. Requests stay signed, but anybody on the way can read them."""
     keep_copies: bool = False
@@ -415,6 +418,11 @@ class Settings(_Strict):
         if not NAME.fullmatch(name):
             raise ValueError("must be 1 to 63 of a-z, 0-9, - and _, starting and ending with a letter or digit")
         return name
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy(cls, text: str) -> str:
+        return proxies.address(text) if text else text
 
     @field_validator("portal")
     @classmethod

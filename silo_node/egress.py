@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 import httpx
 
 from protocol.signing import BadSignature, ClockSkew, SignatureError, SigningKey, sign_request, verify_answer
-from silo_node import __version__
+from silo_node import __version__, proxy
 from silo_node.config import Config
 from silo_node.errors import AnswerNotGenuine, ClockWrong, PortalRefused, PortalUnreachable, Stopping, UsageError
 from silo_node.evidence.egress_log import EgressLog
@@ -95,9 +95,12 @@ class Egress:
         self._extensions = {"trace": silence.heard} if probed else {}
         self._copies = config.folder / "sent" if config.settings.keep_copies else None
         self._client = httpx.Client(
-            verify=_authorities(config),
+            transport=httpx.HTTPTransport(
+                verify=_authorities(config),
+                limits=httpx.Limits(max_connections=4, max_keepalive_connections=4, keepalive_expiry=120),
+                proxy=proxy.of(config),
+            ),
             timeout=httpx.Timeout(30.0, connect=10.0),
-            limits=httpx.Limits(max_connections=4, max_keepalive_connections=4, keepalive_expiry=120),
             headers={"User-Agent": f"consilium-silo/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"},
             follow_redirects=False,
         )

@@ -35,7 +35,7 @@ from silo_node.node import FolderLock, Node
 from silo_node.pin import Pin
 from silo_node.rounds.runs import open_runs
 from silo_node.steward import approvals
-from silo_node.steward.documents import read_envelope
+from silo_node.steward.documents import is_over, read_envelope
 
 _PATH: Final = "/api/v1/silo/key"
 _ASK: Final = "/api/v1/silo/assignments"
@@ -100,7 +100,7 @@ def studies_left(node: Node) -> list[dict[str, str]]:
     found, now = [], datetime.now(UTC)
     for study in local_checks.studies(node.config):
         ends = local_checks.approved_until(node.config, study)
-        if ends is None or ends <= now or local_checks.is_over(node.config, study, now):
+        if ends is None or ends <= now or is_over(node.config, study, now):
             continue
         for path in sorted((node.config.studies / study).glob("*.json"), key=lambda each: each.stat().st_mtime)[::-1]:
             try:

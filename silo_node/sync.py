@@ -100,6 +100,7 @@ class Sync:
             "restart": self._restart,
             "task": self._supervisor.send,
             "train": self._train_again,
+            "lost": lambda _: self._train_all_again(),
             "again": lambda _: self._ask_again(),
             "hour": lambda _: self._hour(),
             "turn": lambda _: health.turned(node.config),
@@ -392,6 +393,12 @@ class Sync:
             if runner.id == round_id and not runner.over and Run(self.node.config.runs, round_id).result() is None:
                 self._start_training(round_id)
 
+    def _train_all_again(self) -> None:
+        """What broker or worker may have lost. One that is in the worker's hands all the same is not made twice: the second
+        task finds the result."""
+        for runner in list(self._runners.values()):
+            self._train_again(runner.id)
+
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def _restart(self, name: str) -> None:
@@ -402,8 +409,7 @@ class Sync:
             self._supervisor.died(name)
             return
         if name not in ("control", RECEIVER):
-            for runner in list(self._runners.values()):
-                self._train_again(runner.id)
+            self._train_all_again()
 
     def _restore(self, items: list[Mapping[str, Any]]) -> None:
         """Take up the rounds that an earlier process left open; the portal's list says which are over."""

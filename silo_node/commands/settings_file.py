@@ -24,6 +24,8 @@ data = {data}
 # opt_out = "opt_out.csv"
 # PEM file with the hospital's own certificate authorities, where a proxy opens TLS.
 # ca_bundle = "hospital-ca.pem"
+# The proxy on the way to the portal, such as "http://proxy.hospital.example:3128"; HTTPS_PROXY and NO_PROXY win.
+# proxy = ""
 # Keep a copy of every message that leaves, in sent/, to look at.
 # keep_copies = false
 

@@ -21,7 +21,6 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment
 
 from silo_node import key_history
 from silo_node.config import Config
@@ -205,7 +204,7 @@ def the_way(config: Config) -> Iterable[Check]:
 
 def _proxy(target: network.Target) -> str:
     if target.proxy is None:
-        return "No proxy is set for the portal's address (HTTPS_PROXY, NO_PROXY)."
+        return "No proxy is set for the portal's address (`proxy` in silo.toml, HTTPS_PROXY, NO_PROXY)."
     host, port = target.proxy
     if target.scheme == "http":
         network.connect(host, port, "the proxy").close()
@@ -387,7 +386,7 @@ def pacs(config: Config) -> Iterable[Check]:
         yield Check(name, OK, "No PACS is set in silo.toml.")
         return
     parts = urlsplit(dicomweb.url if dicomweb is not None else "")
-    if parts.hostname and not getproxies_environment():
+    if parts.hostname:  # without any proxy, as it is fetched
         try:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             network.connect(parts.hostname, port, "the PACS").close()
@@ -538,7 +537,7 @@ def _approvals(config: Config, now: datetime) -> Check:
     if expired:
         return _from("approvals", expired, "")
     ends = {study: local_checks.approved_until(config, study) for study in local_checks.studies(config)}
-    open_ = {s: end for s, end in ends.items() if end is not None and not local_checks.is_over(config, s, now)}
+    open_ = {s: end for s, end in ends.items() if end is not None and not documents.is_over(config, s, now)}
     soon = [f"{study} until {end:%Y-%m-%d %H:%M} UTC" for study, end in open_.items() if end <= now + SOON / 2]
     if soon:
         return Check("approvals", WARN, f"Approved only {', '.join(soon)}.", what_to_do("APPROVAL_EXPIRES_SOON"))

@@ -12,16 +12,17 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
 
+from silo_node import proxy as proxies
 from silo_node.config import Config
+from silo_node.errors import UsageError
 
 SECONDS: Final = 5.0
 """Each step at most."""
@@ -37,7 +38,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """The portal, and the proxy that this environment puts before it. proxy: (host, port), None without one."""
+    """The portal, and the proxy before it (proxy.py). proxy: (host, port), None without one."""
 
     scheme: str
     host: str
@@ -51,21 +52,15 @@ class Target:
         parts = urlsplit(config.portal)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         host = parts.hostname or ""
-        proxies: Mapping[str, str] = getproxies_environment()
-        text = proxies.get(parts.scheme) or proxies.get("all", "")
-        if not text or proxy_bypass_environment(f"{host}:{port}", dict(proxies)):
-            return cls(parts.scheme, host, port, None, "")
         try:
-            proxy = urlsplit(text if "://" in text else f"http://{text}")
-            login = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}" if proxy.username else ""
-            if proxy.scheme != "http" or not proxy.hostname:
-                raise ValueError
-            return cls(parts.scheme, host, port, (proxy.hostname, proxy.port or 8080), login)
-        except ValueError:
-            raise Broken(
-                "The proxy's address in HTTPS_PROXY can't be read.",
-                "Write it as http://HOST:PORT, with http:// also where the portal is https://.",
-            ) from None
+            found = proxies.of(config)
+        except UsageError as error:
+            raise Broken(error.sentence, proxies.WRITE) from None
+        if found is None:
+            return cls(parts.scheme, host, port, None, "")
+        proxy = urlsplit(found)
+        login = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}" if proxy.username else ""
+        return cls(parts.scheme, host, port, (proxy.hostname or "", proxy.port or 80), login)
 
     @property
     def name(self) -> str:
@@ -80,7 +75,7 @@ def resolve(host: str) -> list[str]:
         raise Broken(
             f"The name {host} is not found: {error.strerror or error}.",
             "Check the spelling in silo.toml, and this machine's name server (/etc/resolv.conf). Behind a proxy that looks "
-            "names up itself, set HTTPS_PROXY.",
+            "names up itself, set `proxy` there.",
         ) from None
     return sorted({str(each[4][0]) for each in found})
 
@@ -99,8 +94,8 @@ def connect(host: str, port: int, what: str) -> socket.socket:
         why = "no answer" if isinstance(error, TimeoutError) else error.strerror or type(error).__name__
         raise Broken(
             f"{what} {host}:{port} can't be reached ({why}).",
-            f"Ask who runs the firewall to let this machine out to {host}:{port} by TCP, or set HTTPS_PROXY where a proxy "
-            "is the way out.",
+            f"Ask who runs the firewall to let this machine out to {host}:{port} by TCP, or set `proxy` in silo.toml "
+            "where a proxy is the way out.",
         ) from None
 
 
@@ -123,7 +118,7 @@ def through_proxy(target: Target) -> socket.socket:
         connection.close()
         raise Broken(
             f"The proxy {host}:{port} takes the connection and does not answer CONNECT ({type(error).__name__}).",
-            "Check that HTTPS_PROXY names an HTTP proxy and its right port.",
+            "Check that `proxy` in silo.toml, or HTTPS_PROXY, names an HTTP proxy and its right port.",
         ) from None
     if status == 200:
         return connection
@@ -131,7 +126,8 @@ def through_proxy(target: Target) -> socket.socket:
     if status == 407:
         raise Broken(
             f"The proxy {host}:{port} wants a name and a password (407).",
-            "Put them into HTTPS_PROXY as http://NAME:PASSWORD@HOST:PORT, in a file that only the silo's user reads.",
+            "Put them into `proxy` in silo.toml, or HTTPS_PROXY, as http://NAME:PASSWORD@HOST:PORT, in a file that only the "
+            "silo's user reads.",
         )
     if status >= 500:
         raise Broken(

@@ -7,7 +7,6 @@ nothing is. None changes anything, opens an image, or names a patient.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -112,7 +111,7 @@ def approvals(config: Config, now: datetime | None = None) -> Found:
     found: Found = []
     for study in studies(config):
         ends = approved_until(config, study)
-        if ends is not None and ends <= now and not is_over(config, study, now):
+        if ends is not None and ends <= now and not documents.is_over(config, study, now):
             sentence = f"This hospital's approval of {study} was valid until {ends:%Y-%m-%d %H:%M:%S} UTC and is over."
             found.append(Refused("APPROVAL_EXPIRED", sentence))
     return found
@@ -136,19 +135,6 @@ def approved_until(config: Config, study: str) -> datetime | None:
     if newest is None or newest.decision != "approve":
         return None
     return parse_time(newest.not_after)
-
-
-def is_over(config: Config, study: str, now: datetime) -> bool:
-    """Whether every version of the study that lies here has ended by its own dates."""
-    ends = []
-    for path in (config.studies / study).glob("*.json"):
-        if path.name == "paused.json":
-            continue
-        try:
-            ends.append(str(json.loads(path.read_bytes())["dates"]["end"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # the gate fetches it anew and says what is wrong with it
-    return bool(ends) and max(ends) < now.date().isoformat()
 
 
 def policy(config: Config) -> Found:
@@ -210,6 +196,7 @@ def _secrets(config: Config) -> list[Path]:
     of = config.settings
     named = [of.consent.token_file, of.page.metrics_token_file, of.page.tls_key]
     named += [of.dicomweb.password_file] if of.dicomweb is not None else []
+    named += ["silo.toml"] if "@" in of.proxy + of.broker.url else []
     return [config.folder / Path(name).expanduser() for name in named if name]
 
 

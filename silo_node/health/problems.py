@@ -36,8 +36,13 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (_CONNECTION, ("PORTAL_UNREACHABLE",)),
     (
         "Ask who runs the proxy to let this machine reach the portal's host and port by CONNECT; where the proxy wants a "
-        "name and password, put them into HTTPS_PROXY. It is tried again by itself.",
+        "name and password, put them into its address. It is tried again by itself.",
         ("PROXY_REFUSES",),
+    ),
+    (
+        "Correct `proxy` in silo.toml, or HTTPS_PROXY and ALL_PROXY: http://HOST:PORT of an HTTP proxy, with http:// also where "
+        "the portal is https://; no SOCKS.",
+        ("PROXY_ADDRESS",),
     ),
     (
         "If your proxy opens TLS, put its authority's PEM file into silo.toml as `ca_bundle`, then restart the silo. If it "
@@ -285,8 +290,7 @@ _ENTRIES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("PAGE_CERTIFICATE",),
     ),
     (
-        "Let it be renewed, put the new certificate and key in the place of the old ones, then restart the silo: the page reads "
-        "them at its start.",
+        "Let it be renewed, and put the new certificate and key in the place of the old ones: the page takes them up by itself.",
         ("PAGE_CERTIFICATE_ENDS",),
     ),
     (

@@ -311,10 +311,10 @@ def _certificates(config: Config) -> list[dict[str, str]]:
     from silo_node.steward import decisions
 
     page, receiver, now = config.settings.page, config.settings.receiver, datetime.now(UTC)
-    renewed, found = "put the renewed one and its key in its place", []
-    for what, name, remedy in (
-        ("the certificate of the node's page", "" if page.off else page.tls_cert, f"{renewed}, then restart the silo"),
-        ("the receiver's certificate", receiver.tls_cert if receiver else "", f"{renewed}, without a restart"),
+    remedy, found = "put the renewed one and its key in its place, without a restart", []
+    for what, name in (
+        ("the certificate of the node's page", "" if page.off else page.tls_cert),
+        ("the receiver's certificate", receiver.tls_cert if receiver else ""),
     ):
         ends = certificates.end_of(config.folder / name) if name else None
         if ends is not None and ends - now < decisions.REMIND:

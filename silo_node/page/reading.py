@@ -259,10 +259,10 @@ def budget(config: Config) -> list[Spent]:
     names = {path.name for path in config.approvals.iterdir()} if config.approvals.is_dir() else set()
     found = []
     for study in sorted(names | set(used)):
-        approvals = [each for each in decisions(config, study) if each.decision == "approve"]
-        kept = kept_manifest(config, study)
+        kept, said = kept_manifest(config, study), decisions(config, study)
         rounds, up = used.get(study, [0, 0])
-        last = approvals[0] if approvals else None
+        # What a later rejection or revocation ended permits nothing any more.
+        last = said[0] if said and said[0].decision == "approve" else None
         found.append(
             Spent(
                 study,

@@ -56,12 +56,16 @@ def prefix(config: Config) -> str:
     return f"consilium-silo:{config.name}:"
 
 
-def connect(config: Config, *, timeout: float | None = None) -> redis.Redis:
-    """A client of the broker. timeout: seconds that it may stay silent, and no second try; None for as long as it takes."""
+def connect(config: Config, *, timeout: float | None = None, once: bool = False) -> redis.Redis:
+    """A client of the broker. timeout: seconds that it may stay silent, and no second try; None for as long as it takes.
+    once: no second try."""
     limits: dict[str, Any] = {}
+    if timeout or once:
+        # By itself the client tries three more times, seconds apart: whoever asks for an answer in time would get it late,
+        # and whoever must know that the broker was away would not.
+        limits = {"retry": Retry(NoBackoff(), 0)}
     if timeout:
-        # By itself the client tries three more times, seconds apart: whoever asks for an answer in time would get it late.
-        limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+        limits |= {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     url = broker_url(config)
     if url.startswith("redis+socket://"):
         parts = urlsplit(url)

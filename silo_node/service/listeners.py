@@ -99,13 +99,18 @@ class Results:
         self._events = events
 
     def run(self) -> None:
-        """Until the silo stops; a broker that restarts is found again."""
-        client, pauses = broker.connect(self._node.config), Backoff(0.1, 5.0)
+        """Until the silo stops; a broker that restarts is found again, and told as `("lost", None)`: it may have lost all."""
+        client, pauses, lost = broker.connect(self._node.config, once=True), Backoff(0.1, 5.0), False
         while not self._node.stop.is_set():
             try:
+                if lost:
+                    client.ping()
+                    self._events.put(("lost", None))
+                    lost = False
                 self._events.put(("result", broker.wait_result(client, self._node.config)))
                 pauses.reset()
             except (redis.RedisError, OSError):
+                lost = True
                 self._node.stop.wait(pauses.pause())
 
 

@@ -110,11 +110,13 @@ def reminders(config: Config, now: datetime | None = None) -> list[dict[str, str
             if end - now < REMIND:
                 found.append(reminder("the data-use policy", end, now, "`silo policy edit`"))
     for study in sorted(path.name for path in config.approvals.iterdir()) if config.approvals.is_dir() else []:
+        if documents.is_over(config, study, now):
+            continue  # nobody has to approve again what has ended
         newest = max(_verified(config, study, trust), key=lambda each: parse_time(each.time), default=None)
         if newest is not None and newest.decision == "approve":
             end = parse_time(newest.not_after)
             if end - now < REMIND:
-                found.append(reminder(f"the approval of {study}", end, now, f"`silo approve FOLDER {study}`"))
+                found.append(reminder(f"the approval of {study}", end, now, f"`silo approve {study}`"))
     return found
 
 

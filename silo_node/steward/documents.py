@@ -6,6 +6,7 @@ here, since another process or a backup may have put it there.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def save_approval(config: Config, study: str, envelope: Envelope) -> Path:
 def statements(config: Config, study: str) -> list[Statement]:
     """The content of all statements about a study, unverified: to be dated after them, and to be shown."""
     return [parse_statement(envelope.payload) for envelope in load_approvals(config, study)]
+
+
+def is_over(config: Config, study: str, now: datetime) -> bool:
+    """Whether every version of the study that lies here has ended by its own dates."""
+    ends = []
+    for path in (config.studies / study).glob("*.json"):
+        if path.name == "paused.json":
+            continue
+        try:
+            ends.append(str(json.loads(path.read_bytes())["dates"]["end"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the gate fetches it anew and says what is wrong with it
+    return bool(ends) and max(ends) < now.date().isoformat()
 
 
 def summary(envelope: Envelope, trust: Trust | None = None) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""docs/hospital-it.md, word by word: its commands, run as they stand there, lead from nothing to a finished first round."""
+"""docs/hospital-it.md, word by word: its commands, run as they stand there, lead from nothing to a finished first round.
+
+Also the installation, with the real installer: into an empty environment, from a folder that holds exactly what the metadata
+of `consilium[silo]` asks for, so without a package index. (tests/soak/test_soak_install.py takes the packages from one.)
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,6 +24,7 @@ from demo.plan import demo_plan
 from demo.processes import Process
 from demo.settings import silo_name
 from demo.study import draft
+from tests.silo_node.test_silo_alone import closure
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "hospital-it.md"
@@ -28,6 +35,29 @@ pytestmark = pytest.mark.timeout(300)
 def blocks() -> list[tuple[str, str]]:
     """(word after ```sh, commands) of the page's blocks, in their order."""
     return re.findall(r"^```sh ?(\w*)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def needed(folder: Path) -> Path:
+    """A folder of links to the packages that the silo's installation asks for, and to none besides."""
+    folder.mkdir()
+    for name in sorted(closure("consilium", "silo") - {"consilium"}):
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # for another platform
+        for top in {each.parts[0] for each in found.files or []} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(str(found.locate_file(top)))
+    return folder
+
+
+def source(folder: Path) -> Path:
+    """What a hospital is given; a copy, because an installer builds in it."""
+    for name in ("protocol", "silo_node", "platform"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
 
 
 @pytest.fixture
@@ -57,7 +87,14 @@ def test_the_page_for_hospital_it_leads_from_nothing_to_a_finished_first_round(
         "TOKEN": network._register(admin, new),
         "PASSPHRASE": str(tmp_path / "passphrase"),
     }
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(needed(tmp_path / "packages")),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "false",  # pip's way to say that there is none
+    }
+    places = {"/opt/silo": str(tmp_path / "opt"), "/path/to/consilium": str(source(tmp_path / "consilium"))}
 
     def run(commands: str, **more: str) -> str:
         exports = "".join(f"export {name}='{value}'\n" for name, value in {**values, **more}.items())
@@ -75,7 +112,12 @@ def test_the_page_for_hospital_it_leads_from_nothing_to_a_finished_first_round(
     study, said = "", {}
     for kind, commands in blocks():
         if kind == "install":
-            assert "pip install" in commands  # the soak test installs for real
+            for place, here in places.items():
+                commands = commands.replace(place, here)
+            installed = run(commands + "command -v silo; silo version; pip list --format freeze").splitlines()
+            assert f"{tmp_path}/opt/bin/silo" in installed
+            assert not [line for line in installed if line.lower().startswith("django")]
+            environment["PATH"] = f"{tmp_path}/opt/bin:{environment['PATH']}"
         elif kind == "values":
             assert set(re.findall(r"export (\w+)=", commands)) == set(values)
         elif kind == "background":

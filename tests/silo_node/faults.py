@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -155,6 +156,14 @@ class Broker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def holds(self, queue: str) -> bool:
+        """Whether a task waits in the queue."""
+        client = redis.Redis(unix_socket_path=str(self._path))
+        try:
+            return any(client.llen(key) for key in client.scan_iter(match=f"*{queue}", _type="LIST"))
+        finally:
+            client.close()
 
     def _answers(self) -> bool:
         try:

@@ -388,7 +388,10 @@ def test_a_check_that_hangs_is_named_and_the_doctor_ends(silo, monkeypatch):
     assert checks["images"].state == doctor.FAIL and "drive" in checks["images"].do
 
 
-def test_a_pacs_at_which_nothing_listens_is_named(silo):
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_pacs_at_which_nothing_listens_is_named_also_where_the_portal_is_behind_a_proxy(silo, monkeypatch, proxied):
+    if proxied:
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy.hospital.example:3128")
     port = closed_port()
     with (silo.folder / "silo.toml").open("a") as file:
         file.write(f'\n[dicomweb]\nurl = "http://127.0.0.1:{port}/dicom-web"\n')
@@ -436,7 +439,7 @@ def test_a_certificate_of_the_page_that_ends(silo, tmp_path, days, state):
     page_with(silo, pem)
     check = examined(silo)["page certificate"]
     assert check.state == state and f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in check.found
-    assert state != "warn" or "restart" in check.do
+    assert state != "warn" or "by itself" in check.do
 
 
 @pytest.mark.parametrize(
@@ -477,7 +480,7 @@ def test_status_reminds_of_certificates_that_end_within_two_weeks_whatever_is_wr
         file.write(RECEIVER.replace("[[", f'tls_cert = "{ends["receiver"]}"\ntls_key = "{ends["receiver"]}"\n[['))
     (silo.config.trust).write_text("no trust at all")
     page, receiver = status.report(silo.config)["reminders"]
-    assert "page ends on" in page["sentence"] and "restart" in page["sentence"]
+    assert "page ends on" in page["sentence"] and "without a restart" in page["sentence"]
     assert page["until"] == f"{datetime.now(UTC) + timedelta(days=10):%Y-%m-%d}"
     assert "receiver's certificate was over on" in receiver["sentence"]
     for whose in ("page", "receiver"):

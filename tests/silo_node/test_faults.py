@@ -11,10 +11,12 @@ from contextlib import closing
 import psutil
 import pytest
 
+from silo_node import tasks
 from silo_node.errors import SiloError
 from silo_node.evidence.egress_log import EgressLog, EgressLogBusy
 from silo_node.journal import SqliteJournal
 from silo_node.sync import Sync
+from tests.silo_node import faults
 from tests.silo_node.test_silo_run import OURS, body_of, rounds_of
 
 
@@ -145,3 +147,45 @@ def test_a_thread_that_fails_ends_the_silo_instead_of_leaving_it_deaf(ready, mon
     with pytest.raises(SiloError, match="SILO_FAILED: The thread `poll` has failed"):
         Sync(node).run()
     node.close()
+
+
+@pytest.mark.parametrize("when", ["before it begins", "while it runs", "until it has ended"])
+def test_a_broker_of_the_hospitals_own_that_loses_all_costs_no_training(ready, portal, tmp_path, when):
+    """Killed with a training in its queue or in the worker's hands, and started again empty."""
+    broker = faults.Broker(tmp_path)
+    with (ready.folder / "silo.toml").open("a") as file:
+        file.write(f'[broker]\nurl = "{broker.url}"\n')
+    portal.holding = True
+    try:
+        ready.start()
+        portal.begin()
+        portal.wait(lambda: portal.finished(0))
+        there = ready.until(lambda: (found := processes(ready)).get("training") and found)
+        begun = ready.folder / "runs" / f"{portal.manifest.study}.1.1" / "begun.json"
+        begun.parent.mkdir(parents=True)
+        os.mkfifo(begun)
+        if when == "before it begins":
+            there["training"].suspend()
+            with tasks.make_app(ready.config) as sender:
+                tasks.send(sender, "preload")
+        portal.go_on(hold=True)
+        if when == "before it begins":
+            ready.until(lambda: broker.holds("training"))
+            broker.kill()
+            broker.start()
+            begun.unlink()
+            there["training"].resume()
+        else:
+            pipe = ready.until(lambda: opened_by_a_reader(begun))
+            broker.kill()
+            if when == "while it runs":
+                broker.start()
+            begun.unlink()
+            os.close(pipe)
+            if when == "until it has ended":
+                ready.until((begun.parent / "result.json").exists)
+                broker.start()
+        portal.wait(lambda: portal.finished(1), 60)
+    finally:
+        broker.kill()
+    assert portal.refused() == []

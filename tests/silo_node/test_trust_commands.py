@@ -45,7 +45,7 @@ class Terminal:
         return json.loads(done.stdout.splitlines()[-1])
 
     def text(self, *words: str) -> str:
-        done = self.runner.invoke(app, [*words[:2], str(self.silo.folder), *words[2:]])
+        done = self.runner.invoke(app, [*filter(None, words[:2]), str(self.silo.folder), *words[2:]])
         assert done.exit_code == 0, (done.output, done.exception)
         return done.output
 
@@ -312,11 +312,38 @@ def test_what_ends_within_two_weeks_is_said_by_status(terminal, silo, portal):
     report = status.report(silo.config)
     assert [each["until"] for each in report["reminders"]] == [soon, soon]
     assert all("in 10 days" in each["sentence"] or "in 11 days" in each["sentence"] for each in report["reminders"])
+    soon_over = decisions.reminders(silo.config, datetime.now(UTC) + timedelta(days=12))
+    assert any("approval" in each["what"] and "was over on" in each["sentence"] for each in soon_over)
     later = decisions.reminders(silo.config, datetime.now(UTC) + timedelta(days=725))
     assert any("of a steward ends on" in each["sentence"] and "--extend" in each["sentence"] for each in later)
-    assert any("approval" in each["what"] and "was over on" in each["sentence"] for each in later)
     with pytest.raises(UsageError):
         trust_changes.sign(silo.config, passphrase=PASSPHRASE)
+
+
+def test_nobody_is_reminded_of_an_approval_of_a_study_that_has_ended(terminal, silo, portal):
+    """A silo that is left alone for years would else show each study that it was ever in."""
+    portal.make_study()
+    study = portal.manifest.study
+    terminal("approve", study, "--yes", by="Dr. Steward")
+    end = datetime.fromisoformat(f"{portal.manifest.dates.end}T12:00:00+00:00")
+    named = f"the approval of {study}"
+    assert named in [each["what"] for each in decisions.reminders(silo.config, end)]
+    assert named not in [each["what"] for each in decisions.reminders(silo.config, end + timedelta(days=1))]
+
+
+def test_status_says_of_each_problem_what_to_do_and_which_study_asks(terminal, silo):
+    live = {"state": "idle", "problems": [], "studies": [
+        {"kind": "study", "study": "st-asks", "title": "A question", "manifest": "", "state": "approved"},
+        {"kind": "completed", "study": "st-over", "title": None, "manifest": None, "state": None},
+    ]}  # fmt: skip
+    (silo.folder / "status.json").write_text(json.dumps({**live, "state": "stopped"}))
+    said = terminal.text("status", "")
+    assert "Nothing is wrong" in said and "does not run now" in said
+    assert "st-asks asks" in said and "`silo approve st-asks`" in said and "A question" in said
+    assert "st-over" not in said
+    (silo.folder / "status.json").write_text(json.dumps(live))
+    said = terminal.text("status", "")
+    assert "NOT_RUNNING" in said and "what to do: " in said and "systemctl" in said and "Nothing is wrong" not in said
 
 
 def test_the_study_alone_is_enough_where_the_environment_names_the_folder(terminal, silo, portal, monkeypatch):

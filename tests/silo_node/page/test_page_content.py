@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from typer.testing import CliRunner
 
+from silo_node.cli import app
 from silo_node.errors import UsageError
 from silo_node.evidence.egress_log import EgressLog
+from silo_node.health import status as reports
 from silo_node.page import checks, studies, words
 from silo_node.page.app import make_app
 from silo_node.page.sent import COLUMNS
 from silo_node.steward import documents
-from tests.silo_node.conftest import POLICY
+from tests.silo_node.conftest import POLICY, ROOT
 from tests.silo_node.imaging.conftest import write_dicom, write_table
 from tests.silo_node.page.conftest import PageUnderTest
 
@@ -218,6 +224,15 @@ def test_what_a_researcher_wrote_is_text_and_nothing_else(page: PageUnderTest):
     assert "<script>alert" not in text and "<img" not in text and "&lt;script&gt;" in text
 
 
+def test_what_was_taken_back_is_no_budget_any_more(page: PageUnderTest):
+    page.silo.portal.make_study()
+    page.silo.decide()
+    visitor = page.visitor("it")
+    assert "0 of 2" in visitor.get("/budget").text and "not approved" not in visitor.get("/budget").text
+    page.silo.decide("revoke", "The ethics board asked for it.")
+    assert "0 of 2" not in visitor.get("/budget").text and "not approved" in visitor.get("/budget").text
+
+
 def test_without_differential_privacy_the_budget_says_so(page: PageUnderTest):
     page.silo.portal.make_study()
     page.silo.decide()
@@ -305,3 +320,42 @@ def test_the_status_page_says_since_when_the_silos_key_is_in_force_and_asks_for_
     page.silo.config.pin.write_text(json.dumps(pin))
     text = visitor.get("/").text
     assert "key is old" in text and "silo key rotate" in text
+
+
+def test_the_status_page_reminds_of_what_ends_soon_as_silo_status_does(page):
+    visitor = page.visitor("it")
+    assert "data-use policy ends" not in visitor.get("/now").text
+    soon = (datetime.now(UTC) + timedelta(days=9)).date().isoformat()
+    page.silo.policy(limits={"expires": soon})
+    [said] = reports.report(page.silo.config)["reminders"]
+    for address in ("/", "/now"):
+        text = visitor.get(address).text
+        assert f"The data-use policy ends on {soon}" in text and "<code>silo policy edit</code>" in text
+    assert said["sentence"].startswith(f"The data-use policy ends on {soon}")
+
+
+def shown_commands() -> list[str]:
+    """Each line that a page shows to be typed, for the silo in /nowhere."""
+    found = []
+    for template in sorted((ROOT / "silo_node/page/templates").glob("*.html")):
+        for parts in re.findall(
+            r'parts\.command\((?:"[\w-]+"|"[\w-]+" ~ loop\.index), (.+?)\) ?}}', template.read_text()
+        ):
+            words = (
+                parts.replace("config.folder|quoted", '"/nowhere"')
+                .replace("each.study", '"st-a"')
+                .replace("study", '"st-a"')
+            )
+            found += "".join(json.loads(each) for each in re.findall(r'"(?:[^"\\]|\\.)*"', words)).splitlines()
+    return found
+
+
+def test_every_command_that_a_page_shows_can_be_typed_as_it_stands():
+    commands = shown_commands()
+    assert len(commands) >= 14 and any(each.startswith("silo consent check") for each in commands)
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert done.exit_code == 2 and "/nowhere" in done.output and "can be typed" not in done.output, (
+            command,
+            done.output,
+        )

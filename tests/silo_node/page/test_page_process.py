@@ -20,6 +20,7 @@ import pytest
 
 from demo.processes import free_port
 from silo_node.page.accounts import Accounts
+from silo_node.page.serve import RENEWAL_SECONDS
 from tests.silo_node import faults
 from tests.silo_node.conftest import ROOT, SiloUnderTest
 from tests.silo_node.page.conftest import PASSWORD
@@ -202,6 +203,32 @@ def test_with_a_certificate_the_page_speaks_tls_and_nothing_else(silo: SiloUnder
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart_and_half_a_one_is_not(
+    silo: SiloUnderTest, port: int, tmp_path: Path
+):
+    pem = faults.certificate(tmp_path)[1]
+    (tmp_path / "renewed").mkdir()
+    renewed = faults.certificate(tmp_path / "renewed")[1].read_bytes()
+    with_tls(silo, pem)
+
+    def shown() -> str | None:
+        try:
+            return ssl.get_server_certificate(("127.0.0.1", port), timeout=5)
+        except OSError:
+            return None
+
+    process = silo.start("silo_node.cli", "page", "--folder", str(silo.folder))
+    first = silo.until(shown, 40)
+    pem.write_bytes(renewed[: len(renewed) // 2])
+    time.sleep(2 * RENEWAL_SECONDS)  # nothing tells that nothing happens
+    assert shown() == first
+    pem.write_bytes(renewed)
+    silo.until(lambda: shown() not in (None, first), 20)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
 
 
 def test_an_address_for_other_machines_without_tls_is_refused_before_anything_is_served(silo: SiloUnderTest, port: int):
