@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +26,14 @@ def training_processes(network: Network, name: str) -> list[psutil.Process]:
     """The processes of a silo's training worker: its parent and its one child."""
     hospital = next(each for each in network.hospitals if each.name == name)
     assert hospital.process is not None
-    below = psutil.Process(hospital.process.pid).children(recursive=True)
-    found = [process for process in below if "training" in " ".join(process.cmdline())]
-    assert found, [process.cmdline() for process in below]
-    return found
+    end = time.monotonic() + 30
+    while True:
+        below = psutil.Process(hospital.process.pid).children(recursive=True)
+        found = [process for process in below if "training" in " ".join(process.cmdline())]
+        if len(found) == 2:
+            return found
+        assert time.monotonic() < end, [process.cmdline() for process in below]
+        time.sleep(0.05)  # a silo is ready for rounds before its worker has begun
 
 
 def test_round_ends_with_the_exact_sum_of_the_others(network_of: Callable[..., Network]) -> None:
