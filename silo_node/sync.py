@@ -156,8 +156,10 @@ class Sync:
             if not self.rekeyed or self.stopped:
                 systemd.notify("STOPPING=1")
             self.node.stop.set()
+            last_word = threading.Thread(target=self._keeper.turn, kwargs={"patience": 0, "timeout": LAST_WORD})
+            last_word.start()
             self._supervisor.stop()
-            self._keeper.turn(patience=0, timeout=LAST_WORD)
+            last_word.join()
             self._status.update(state="stopped")
             log.info("silo.stopped")
 
