@@ -5,7 +5,8 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
-WORKERS ?= 2
+# Many tests wait for processes that they started: three share two cores well.
+WORKERS ?= 3
 
 .PHONY: demo test soak lint bench peers pictures format install clean
 
