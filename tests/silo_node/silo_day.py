@@ -46,7 +46,9 @@ class Moment:
 
 
 def live(silo: SiloUnderTest, portal: PortalDouble, *, rounds: int, warm: int) -> tuple[Moment, Moment]:
-    """`rounds` rounds over a day; the silo after `warm` of them and at the end. An opt-out list is read in each."""
+    """`rounds` rounds over a day; the silo after `warm` of them and at the end. An opt-out list is read in each, the folder
+    of images is scanned at the start and each hour."""
+    (silo.config.data / "no-image.txt").write_text("something to scan")
     offset = silo.folder.parent / "offset"
     offset.write_bytes(struct.pack("<d", 0.0))
     (silo.folder / "opt_out.csv").write_text("PatientID,date\nPAT-0001,2026-01-01\n")
