@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -52,6 +53,19 @@ def end_of(cert: Path) -> datetime | None:
         return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
         return None
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[int, int, int] | None]:
+    """Inode, time (ns) and size of each, which change when it is renewed; None for one that can't be looked at."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in files:
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return found
 
 
 def why(error: Exception) -> str:

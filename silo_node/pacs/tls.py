@@ -83,7 +83,7 @@ class Tls:
         self._files = [config.folder / name for name in (settings.tls_cert, settings.tls_key, settings.tls_ca) if name]
         self._lock = threading.Lock()
         self._under_way: Counter[str] = Counter()
-        self._seen = self._state()
+        self._seen = certificates.stamps(self._files)
         self._context, _ = load(config, settings)
 
     def secured(self, connection: socket.socket, host: str) -> socket.socket | None:
@@ -124,7 +124,7 @@ class Tls:
     def _current(self) -> ssl.SSLContext:
         """With what lies on the disk now, where it can be used: a renewed certificate needs no restart."""
         with self._lock:
-            state = self._state()
+            state = certificates.stamps(self._files)
             if state != self._seen:
                 self._seen = state
                 try:
@@ -135,14 +135,3 @@ class Tls:
                 else:
                     logs.get().info("receiver.certificate_taken", valid_until=ends.isoformat())
             return self._context
-
-    def _state(self) -> list[tuple[int, int, int] | None]:
-        found: list[tuple[int, int, int] | None] = []
-        for path in self._files:
-            try:
-                status = path.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return found

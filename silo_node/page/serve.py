@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from silo_node import certificates
 from silo_node.config import Config
 from silo_node.errors import UsageError
 from silo_node.page import entries, start
@@ -80,27 +81,16 @@ def serve(config: Config) -> None:
 async def _stop_at_renewal(config: Config, server: Server) -> None:
     """Returns once certificate or key were replaced by ones that can be used. While they can't be (only one of the two is
     new yet), what is in use stays; `silo doctor` says what is wrong with them."""
-    seen = _times(config)
+    files = [config.folder / name for name in (config.settings.page.tls_cert, config.settings.page.tls_key)]
+    seen = certificates.stamps(files)
     while True:
         await asyncio.sleep(RENEWAL_SECONDS)
-        if _times(config) != seen:
+        if certificates.stamps(files) != seen:
             with contextlib.suppress(UsageError):
                 await asyncio.to_thread(start.certificate, config)
                 logs.get().info("page.certificate_renewed")
                 server.stop()
                 return
-
-
-def _times(config: Config) -> list[tuple[int, int, int] | None]:
-    found: list[tuple[int, int, int] | None] = []
-    for name in (config.settings.page.tls_cert, config.settings.page.tls_key):
-        try:
-            status = (config.folder / name).stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-    return found
 
 
 def main(folder: str) -> None:

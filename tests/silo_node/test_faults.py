@@ -40,10 +40,9 @@ def opened_by_a_reader(pipe):
         return None
 
 
-@pytest.mark.parametrize("victim", ["training", "worker", "broker"])
-def test_killed_with_a_training_in_its_hands_the_training_is_made_again(ready, portal, victim):
-    """As the kernel does where memory is short. The training process is halted in its task: it first reads how often it was
-    begun, here from a pipe that says nothing."""
+def before_the_training(ready, portal):
+    """Round 1 is next. Its training will be halted in its task: it first reads how often it was begun, here from a pipe that
+    says nothing. Returns: the processes, and the pipe's path."""
     portal.holding = True
     ready.start()
     portal.begin()
@@ -52,6 +51,13 @@ def test_killed_with_a_training_in_its_hands_the_training_is_made_again(ready, p
     begun = ready.folder / "runs" / f"{portal.manifest.study}.1.1" / "begun.json"
     begun.parent.mkdir(parents=True)
     os.mkfifo(begun)
+    return there, begun
+
+
+@pytest.mark.parametrize("victim", ["training", "worker", "broker"])
+def test_killed_with_a_training_in_its_hands_the_training_is_made_again(ready, portal, victim):
+    """As the kernel does where memory is short."""
+    there, begun = before_the_training(ready, portal)
     portal.go_on(hold=True)
     pipe = ready.until(lambda: opened_by_a_reader(begun))
     there[victim].kill()
@@ -155,15 +161,8 @@ def test_a_broker_of_the_hospitals_own_that_loses_all_costs_no_training(ready, p
     broker = faults.Broker(tmp_path)
     with (ready.folder / "silo.toml").open("a") as file:
         file.write(f'[broker]\nurl = "{broker.url}"\n')
-    portal.holding = True
     try:
-        ready.start()
-        portal.begin()
-        portal.wait(lambda: portal.finished(0))
-        there = ready.until(lambda: (found := processes(ready)).get("training") and found)
-        begun = ready.folder / "runs" / f"{portal.manifest.study}.1.1" / "begun.json"
-        begun.parent.mkdir(parents=True)
-        os.mkfifo(begun)
+        there, begun = before_the_training(ready, portal)
         if when == "before it begins":
             there["training"].suspend()
             with tasks.make_app(ready.config) as sender:

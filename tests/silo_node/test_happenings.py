@@ -70,14 +70,20 @@ def test_a_setting_that_stops_the_start_is_an_object_too(silo):
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "NOT_ENROLLED"), done.stderr
 
 
-def test_a_reader_that_goes_away_stops_no_round(ready, portal):
-    reading, writing = os.pipe()
+def started(ready, writing):
+    """`silo run --json` with this end of a pipe as its output."""
     process = subprocess.Popen(
         [sys.executable, "-m", "silo_node.cli", "run", str(ready.folder), "--json"],
         cwd=ROOT, stdout=writing, stderr=(ready.folder / "run.log").open("wb"),
     )  # fmt: skip
     ready.processes.append(process)
     os.close(writing)
+    return process
+
+
+def test_a_reader_that_goes_away_stops_no_round(ready, portal):
+    reading, writing = os.pipe()
+    process = started(ready, writing)
     os.close(reading)
     portal.begin()
     portal.wait(lambda: portal.finished(3))
@@ -100,12 +106,7 @@ def full_pipe():
 
 def test_a_reader_that_stays_and_reads_nothing_stops_no_round(ready, portal):
     reading, writing = full_pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "silo_node.cli", "run", str(ready.folder), "--json"],
-        cwd=ROOT, stdout=writing, stderr=(ready.folder / "run.log").open("wb"),
-    )  # fmt: skip
-    ready.processes.append(process)
-    os.close(writing)
+    process = started(ready, writing)
     portal.begin()
     portal.wait(lambda: portal.finished(3))
     assert portal.refused() == []
